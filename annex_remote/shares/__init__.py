@@ -1,0 +1,1 @@
+"""The share format, version 1: sealing, erasure coding, byte layout, signatures (docs/format.md)."""

@@ -1,0 +1,43 @@
+"""One segment there and back: seal and encode, decode and open. Pure, and safe to call from many threads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from annex_remote.shares import erasure
+from annex_remote.shares.crypto import ObjectKeys
+from annex_remote.shares.erasure import Block
+from annex_remote.shares.layout import Layout
+
+__all__ = ["SegmentCodec"]
+
+
+class SegmentCodec:
+    """Turns the segments of one object into blocks and back."""
+
+    def __init__(self, keys: ObjectKeys, layout: Layout) -> None:
+        self.keys = keys
+        self.layout = layout
+
+    def encode(self, index: int, plaintext: bytes, numbers: Sequence[int]) -> tuple[bytes, list[Block]]:
+        """Return the nonce of segment `index` and its blocks for the shares `numbers`, in their order."""
+        layout = self.layout
+        last = layout.is_last(index)
+        nonce = self.keys.nonce(index, last, plaintext)
+        sealed = self.keys.seal(nonce, index, last, plaintext)
+        length = layout.block_length(index)
+        padding = bytes(length * layout.needed - layout.sealed_length(index))
+        whole = memoryview(b"".join((nonce, sealed, padding)))
+        primaries = [whole[at : at + length] for at in range(0, len(whole), length)]
+        return nonce, erasure.encode(primaries, numbers)
+
+    def decode(self, index: int, blocks: Mapping[int, Block]) -> tuple[bytes, bytes]:
+        """Return the nonce and the plaintext of segment `index` from any `needed` proved blocks.
+
+        Raises `Damaged` if they do not decode to what was sealed for this key at this place.
+        """
+        layout = self.layout
+        whole = b"".join(erasure.decode(blocks, layout.needed))
+        nonce_size = self.keys.cipher.nonce_size
+        nonce, sealed = whole[:nonce_size], whole[nonce_size : layout.sealed_length(index)]
+        return nonce, self.keys.open(nonce, index, layout.is_last(index), sealed)
