@@ -46,9 +46,7 @@ class Capability:
         word = text.strip().lower()
         kind, _, body = word.removeprefix(_MARK).partition("-")
         if not word.startswith(_MARK) or kind not in _LENGTHS:
-            raise BadSetting(
-                "this is not a capability: one begins with swarm-full-, swarm-read- or swarm-verify-"
-            )
+            raise BadSetting("this is not a capability: one begins with swarm-full-, swarm-read- or swarm-verify-")
         try:
             data = base64.b32decode(body.upper() + "=" * (-len(body) % 8))
         except (binascii.Error, ValueError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from annex_remote.errors import Damaged
 from annex_remote.shares import erasure
 from annex_remote.shares.crypto import ObjectKeys
 from annex_remote.shares.erasure import Block
@@ -20,8 +21,14 @@ class SegmentCodec:
         self.layout = layout
 
     def encode(self, index: int, plaintext: bytes, numbers: Sequence[int]) -> tuple[bytes, list[Block]]:
-        """Return the nonce of segment `index` and its blocks for the shares `numbers`, in their order."""
+        """Return the nonce of segment `index` and its blocks for the shares `numbers`, in their order.
+
+        Raises `Damaged` if the plaintext is not as long as its place says: the file changed under us.
+        """
         layout = self.layout
+        if len(plaintext) != layout.plain_length(index):
+            expected = layout.plain_length(index)
+            raise Damaged(f"segment {index} has {len(plaintext)} bytes of content instead of {expected}")
         last = layout.is_last(index)
         nonce = self.keys.nonce(index, last, plaintext)
         sealed = self.keys.seal(nonce, index, last, plaintext)
@@ -37,6 +44,9 @@ class SegmentCodec:
         Raises `Damaged` if they do not decode to what was sealed for this key at this place.
         """
         layout = self.layout
+        length = layout.block_length(index)
+        if any(len(block) != length for block in blocks.values()):
+            raise Damaged(f"a block of segment {index} has not the {length} bytes of its place")
         whole = b"".join(erasure.decode(blocks, layout.needed))
         nonce_size = self.keys.cipher.nonce_size
         nonce, sealed = whole[:nonce_size], whole[nonce_size : layout.sealed_length(index)]

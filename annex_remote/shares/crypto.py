@@ -19,6 +19,7 @@ from blake3 import blake3
 from annex_remote.errors import BadSetting, Damaged
 
 __all__ = [
+    "KEY_NAME_MAX",
     "Cipher",
     "ObjectKeys",
     "default_cipher",
@@ -30,6 +31,9 @@ __all__ = [
 ]
 
 _CONTEXT = "git-annex-remote-swarm v1 "
+
+KEY_NAME_MAX = 4096
+"""Bytes of a sealed key name at most: git-annex's keys are file names, of 255 bytes on most systems."""
 
 
 class Cipher(Enum):
@@ -156,7 +160,7 @@ class ObjectKeys:
         )
         try:
             plaintext: bytes = decrypt(sealed, _associated(index, last), nonce, self._seal_key)
-        except crypto_error as error:
+        except (crypto_error, ValueError) as error:  # ValueError: shorter than a tag
             raise Damaged(f"segment {index} does not open: not sealed for this key and place") from error
         return plaintext
 
@@ -175,9 +179,12 @@ def seal_key_name(read_secret: bytes, annex_key: str) -> bytes:
     """Seal the annex key's name for the header: nonce (24), XChaCha20-Poly1305 ciphertext and tag (16).
 
     Always this cipher, whatever the grid's: the name is small, and a reader of public data needs it too.
+    Raises `BadSetting` for a name that no reader would take.
     """
     bindings, _ = _bindings()
     name = _key_bytes(annex_key)
+    if len(name) > KEY_NAME_MAX - 40:
+        raise BadSetting(f"a key of {len(name)} bytes is too long to store: {KEY_NAME_MAX - 40} at most")
     nonce = blake3(name, key=_grid_key("key name nonce", read_secret)).digest(24)
     object_id = object_id_bytes(object_id_of(read_secret, annex_key))
     seal = bindings.crypto_aead_xchacha20poly1305_ietf_encrypt
@@ -193,9 +200,7 @@ def open_key_name(read_secret: bytes, object_id: str, sealed: bytes) -> str:
             sealed[24:], object_id_bytes(object_id), sealed[:24], _grid_key("key name", read_secret)
         )
     except (crypto_error, ValueError) as error:
-        raise Damaged(
-            "the key name in a share's header does not open with this grid's read secret"
-        ) from error
+        raise Damaged("the key name in a share's header does not open with this grid's read secret") from error
     return name.decode("utf-8", "surrogateescape")
 
 

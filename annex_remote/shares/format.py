@@ -16,7 +16,7 @@ from blake3 import blake3
 
 from annex_remote.errors import Damaged
 from annex_remote.model import MAX_SHARES
-from annex_remote.shares.crypto import Cipher, object_id_bytes
+from annex_remote.shares.crypto import KEY_NAME_MAX, Cipher, object_id_bytes
 from annex_remote.shares.layout import HASH_SIZE, SEGMENT_SIZE, Layout
 
 __all__ = [
@@ -35,8 +35,6 @@ __all__ = [
 VERSION = 1
 MAGIC = b"swarmshare"
 SIGNATURE_SIZE = 64
-KEY_NAME_MAX = 4096
-"""Bytes of a sealed key name at most: git-annex's keys are file names, of 255 bytes on most systems."""
 
 _HEADER = struct.Struct(">BBHIQ20s32sH")
 _ENTRY = struct.Struct(">B32s")

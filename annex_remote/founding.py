@@ -1,0 +1,146 @@
+"""Making a grid at `git annex initremote`, and taking part in one at `enableremote`."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import replace
+
+from annex_remote.capability import Capability
+from annex_remote.credentials import (
+    ENVIRONMENT,
+    creds_capability,
+    environment_capability,
+    keep_capability,
+)
+from annex_remote.errors import BadSetting
+from annex_remote.grid import Grid, create_stores
+from annex_remote.protocol.jobs import Job
+from annex_remote.roster import StoreEntry, first_roster, grid_id
+from annex_remote.settings import Settings, read_settings
+from annex_remote.stores import check_address
+from annex_remote.transfer.sites import Notes
+
+__all__ = ["initialise"]
+
+_WAY_IN = (
+    "stores= only says where the grid began; its stores are listed, added and moved with: "
+    "git-annex-remote-swarm stores REMOTE"
+)
+
+
+def initialise(job: Job) -> None:
+    """Do INITREMOTE: found a new grid, or take part in the one that is configured.
+
+    Raises `BadSetting` with one sentence; nothing is saved then, on the stores or in the configuration.
+    """
+    settings = _checked(read_settings(job.get_config))
+    given = environment_capability()
+    if settings.verify_key is not None:
+        _join(job, settings, settings.verify_key, given)
+        return
+    capability = given or Capability.generate()
+    if not capability.can_write:
+        raise BadSetting(f"{ENVIRONMENT} holds a {capability}: it takes the full one to make a remote")
+    if given is None or not _found_again(job, settings, capability):
+        _found(job, settings, capability)
+
+
+def _checked(settings: Settings) -> Settings:
+    """Bring addresses into their one form, in which two that are the same place look the same."""
+    stores = tuple(replace(store, address=check_address(store.address)) for store in settings.stores)
+    seen: dict[str, str] = {}
+    for store in stores:
+        if store.address in seen:
+            raise BadSetting(
+                f"stores: {seen[store.address]} and {store.name} are the same place, {store.address}; "
+                f"to keep two shares there write {store.name}*2={store.address}"
+            )
+        seen[store.address] = store.name
+    return replace(settings, stores=stores)
+
+
+def _found(job: Job, settings: Settings, capability: Capability) -> None:
+    verify_key = capability.verify_key
+    roster = first_roster(verify_key, settings.coding, settings.cipher, settings.stores)
+    create_stores(grid_id(verify_key), roster.active)
+    grid = Grid(settings, verify_key, capability)
+    for name, error in grid.change(roster).items():
+        job.info(f"{name}: could not take the roster: {error}")
+    _save(job, grid, capability)
+    lost = roster.survivable()
+    job.info(
+        f"{settings.coding} shares, {settings.cipher.setting}: survives the loss of any {_stores(lost)}"
+        if lost
+        else f"{settings.coding} shares, {settings.cipher.setting}: does not survive the loss of a store"
+    )
+    for names in _sharing_a_disk(roster.active):
+        job.info(f"{', '.join(names)} are on one file system: what destroys it destroys them together")
+    job.info(
+        "The capability of this remote was made and is kept by git-annex. Without it nothing that is stored can "
+        "be read again: print it with `git-annex-remote-swarm capability REMOTE`, and keep a copy on paper or "
+        "in a password manager."
+    )
+
+
+def _stores(count: int) -> str:
+    return "one store" if count == 1 else f"{count} stores"
+
+
+def _sharing_a_disk(entries: Iterable[StoreEntry]) -> list[list[str]]:
+    groups: dict[int, list[str]] = defaultdict(list)
+    for entry in entries:
+        if entry.address.startswith("dir:"):
+            groups[os.stat(entry.address.removeprefix("dir:")).st_dev].append(entry.name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def _found_again(job: Job, settings: Settings, capability: Capability) -> bool:
+    """Take up a grid that is on the stores already: its repository was lost, or this is another repository."""
+    grid = Grid(settings, capability.verify_key, capability)
+    grid.look_for_roster(Notes())
+    if not grid.is_known:
+        return False
+    _save(job, grid, capability)
+    job.info(f"these stores hold a grid of this capability (roster {grid.roster.serial}): it is taken up again")
+    return True
+
+
+def _save(job: Job, grid: Grid, capability: Capability) -> None:
+    """Write down what never changes, so that later changes of defaults or of `stores` do not change it."""
+    coding = grid.roster.coding
+    settled = replace(grid.settings, coding=coding, cipher=grid.roster.cipher)
+    job.set_config("needed", str(coding.needed))
+    job.set_config("happy", str(coding.happy))
+    job.set_config("total", str(coding.total))
+    job.set_config("cipher", grid.roster.cipher.setting)
+    job.set_config("verify-key", grid.verify_key.hex())
+    job.set_config("grid", settled.made_with())
+    keep_capability(job, capability)
+
+
+def _join(job: Job, settings: Settings, verify_key: bytes, given: Capability | None) -> None:
+    if given is not None and given.verify_key != verify_key:
+        raise BadSetting(f"{ENVIRONMENT} holds the capability of another grid than this remote's")
+    kept = creds_capability(job)
+    if kept is not None and kept.verify_key != verify_key:
+        raise BadSetting("git-annex keeps the capability of another grid for this remote")
+    capability = given or kept
+    grid = Grid(settings, verify_key, capability)
+    notes = Notes()
+    grid.look_for_roster(notes)
+    if grid.is_known:
+        names = {entry.name for entry in grid.roster.stores}
+        strange = [store.name for store in settings.stores if store.name not in names]
+        if strange:
+            raise BadSetting(f"stores: {', '.join(strange)} is no store of this grid; {_WAY_IN}")
+    if capability is None:
+        job.info(
+            f"no capability is kept here: to read and store, set {ENVIRONMENT} to the one that "
+            "`git-annex-remote-swarm capability REMOTE` prints elsewhere, and enable this remote again"
+        )
+    else:
+        keep_capability(job, capability)
+    for line in notes.lines:
+        job.info(line)

@@ -1,0 +1,314 @@
+"""A grid as one clone sees it: its roster, its stores, and what this clone may do.
+
+The roster is looked for on the stores, and the newest one that proves is kept in the git directory, so that
+a clone that has seen a store once knows where it is.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from annex_remote.capability import Capability
+from annex_remote.errors import BadSetting, Damaged, SwarmError
+from annex_remote.model import Store
+from annex_remote.roster import (
+    MAX_SIZE,
+    Roster,
+    StoreEntry,
+    first_roster,
+    grid_id,
+    marker_name,
+    open_roster,
+    roster_name,
+    roster_serial,
+    seal_roster,
+)
+from annex_remote.settings import Settings
+from annex_remote.stores import open_store
+from annex_remote.transfer.sites import Notes, Site, ask_all, explain
+
+__all__ = ["Grid", "create_stores", "store_overrides"]
+
+log = logging.getLogger(__name__)
+
+ROSTER_WAIT = 5.0
+"""Seconds that a store has to show its roster: it is a small thing, and other stores have it too."""
+
+REFRESH = 60.0
+"""Seconds for which what the stores showed is taken for the newest."""
+
+StoreOpener = Callable[[str, str | None], Store]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A roster as a store has it: the document and its sealed bytes."""
+
+    roster: Roster
+    sealed: bytes
+
+    @property
+    def rank(self) -> tuple[int, bytes]:
+        """The highest serial wins; two of one serial (two clones at once) are told apart by their bytes."""
+        return self.roster.serial, self.sealed
+
+
+class Grid:
+    """Thread safe. `verify_key` proves everything that comes from a store; `capability` may be None.
+
+    `cache` is the file that keeps the newest roster, None for none. `overrides` maps a store's name to where
+    this clone finds it.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        verify_key: bytes,
+        capability: Capability | None,
+        *,
+        cache: str | None = None,
+        overrides: Mapping[str, str] | None = None,
+        opener: StoreOpener = open_store,
+    ) -> None:
+        self.settings = settings
+        self.verify_key = verify_key
+        self.capability = capability
+        self.id = grid_id(verify_key)
+        self._cache = cache
+        self._overrides = dict(overrides or {})
+        self._opener = opener
+        self._lock = threading.Lock()
+        self._stores: dict[tuple[str, str | None], Store] = {}
+        self._sealed: bytes | None = None
+        self._looked_at: float | None = None
+        self._roster = self._from_cache() or first_roster(
+            verify_key, settings.coding, settings.cipher, settings.stores
+        )
+
+    @property
+    def roster(self) -> Roster:
+        return self._roster
+
+    @property
+    def is_known(self) -> bool:
+        """True if the roster was seen, rather than made from the first stores of the settings."""
+        return self._sealed is not None
+
+    def address(self, entry: StoreEntry) -> str:
+        """Return where this clone finds the store."""
+        return self._overrides.get(entry.name, entry.address)
+
+    def store(self, entry: StoreEntry) -> Store:
+        """Return the open store of an entry; raises `BadSetting` if its address cannot be used here."""
+        place = self.address(entry), marker_name(self.id, entry)
+        with self._lock:
+            if place not in self._stores:
+                self._stores[place] = self._opener(*place)
+            return self._stores[place]
+
+    def sites(self) -> list[Site]:
+        """Return the place of every share number that is in use."""
+        return [
+            Site(number, entry.name, self._store_or_reason(entry), entry.cost, entry.zone)
+            for entry in self.roster.active
+            for number in entry.numbers
+        ]
+
+    def _store_or_reason(self, entry: StoreEntry) -> Store:
+        try:
+            return self.store(entry)
+        except SwarmError as error:
+            return _Unusable(error)
+
+    # The roster.
+
+    def look_for_roster(self, notes: Notes) -> bool:
+        """Ask the stores for their rosters and take up the newest; True if it is newer than what was known.
+
+        Rosters that do not prove, and stores that have an old one, are in `notes`; stores with an old one or
+        none are given the newest.
+        """
+        self._looked_at = time.monotonic()
+        before = (self._roster.serial, self._sealed or b"")
+        entries = {entry.name: entry for entry in self.roster.active}
+        found: dict[str, Found | None] = {}
+        for answer in ask_all({name: partial(self._fetch, entries[name]) for name in entries}, ROSTER_WAIT):
+            if isinstance(answer.error, Damaged):
+                notes.add(answer.asked, f"its roster is refused: {answer.error}")
+                found[answer.asked] = None
+            elif answer.error is None:
+                found[answer.asked] = answer.value
+            else:
+                log.debug("%s: no roster: %s", answer.asked, explain(answer.error))
+        newest = max((each for each in found.values() if each), key=lambda each: each.rank, default=None)
+        if newest is not None and newest.rank > before:
+            self._take_up(newest)
+        self._hand_out(entries, found, notes)
+        return self._roster.serial > before[0]
+
+    def refresh(self, notes: Notes, max_age: float = REFRESH) -> bool:
+        """As `look_for_roster`, unless that was done in the last `max_age` seconds: then do nothing."""
+        if self._looked_at is not None and time.monotonic() - self._looked_at < max_age:
+            return False
+        return self.look_for_roster(notes)
+
+    def _fetch(self, entry: StoreEntry) -> Found | None:
+        store = self.store(entry)
+        names = (name for name, _ in store.list(f"{self.id[:2]}/{self.id}.r"))
+        serials = sorted({serial for name in names if (serial := roster_serial(self.id, name)) is not None})
+        refused: Damaged | None = None
+        for serial in reversed(serials):
+            try:
+                return self._read(store, serial)
+            except Damaged as error:
+                refused = error
+        if refused is not None:
+            raise refused
+        return None
+
+    def _read(self, store: Store, serial: int) -> Found:
+        with store.read(roster_name(self.id, serial), 0, MAX_SIZE + 1) as stream:
+            sealed = b"".join(stream)
+        roster = open_roster(sealed, self.verify_key)
+        if roster.serial != serial:
+            raise Damaged(f"a roster with serial {roster.serial} stands under the name of serial {serial}")
+        return Found(roster, sealed)
+
+    def _take_up(self, found: Found) -> None:
+        self._roster, self._sealed = found.roster, found.sealed
+        if self._cache is None:
+            return
+        part = f"{self._cache}.{os.getpid()}.part"
+        try:
+            os.makedirs(os.path.dirname(self._cache), exist_ok=True)
+            with open(part, "wb") as file:
+                file.write(found.sealed)
+            os.replace(part, self._cache)
+        except OSError as error:
+            log.debug("the roster could not be kept in %s: %s", self._cache, error)
+
+    def _from_cache(self) -> Roster | None:
+        if self._cache is None:
+            return None
+        try:
+            with open(self._cache, "rb") as file:
+                sealed = file.read(MAX_SIZE + 1)
+            roster = open_roster(sealed, self.verify_key)
+        except (OSError, Damaged) as error:
+            log.debug("no roster is kept in %s: %s", self._cache, error)
+            return None
+        self._sealed = sealed
+        return roster
+
+    def _hand_out(
+        self, entries: Mapping[str, StoreEntry], found: Mapping[str, Found | None], notes: Notes
+    ) -> None:
+        """Bring the stores that answered up to date: a copy of what is signed needs no capability."""
+        if self._sealed is None:
+            return
+        for name, each in found.items():
+            if each is not None and each.rank >= (self._roster.serial, self._sealed):
+                continue
+            if each is not None:
+                notes.add(name, f"had roster {each.roster.serial}, the newest is {self._roster.serial}")
+            with suppress(SwarmError):
+                self._give(self.store(entries[name]), self._roster.serial, self._sealed)
+
+    def _give(self, store: Store, serial: int, sealed: bytes) -> None:
+        store.put(roster_name(self.id, serial), len(sealed), lambda at: [sealed[at:]])
+        # The one before stays: whoever looks just now may have its name from a listing.
+        for name, _ in list(store.list(f"{self.id[:2]}/{self.id}.r")):
+            old = roster_serial(self.id, name)
+            if old is not None and old < serial - 1:
+                store.delete(name)
+
+    def change(self, roster: Roster) -> dict[str, Exception]:
+        """Sign a next roster and put it on its stores; return the stores that could not take it.
+
+        Raises `NoCapability` without the full capability, and the first store's error if none could take it.
+        """
+        if self.capability is None:
+            raise BadSetting("this clone has no capability: set SWARM_CAPABILITY to the full one and try again")
+        sealed = seal_roster(roster, self.capability)
+        failed: dict[str, Exception] = {}
+        questions = {
+            entry.name: partial(lambda entry: self._give(self.store(entry), roster.serial, sealed), entry)
+            for entry in roster.active
+        }
+        for answer in ask_all(questions, self.settings.stall):
+            if answer.error is not None:
+                failed[answer.asked] = answer.error
+        if len(failed) == len(questions):
+            raise next(iter(failed.values()))
+        self._take_up(Found(roster, sealed))
+        return failed
+
+
+class _Unusable:
+    """Stands for a store that cannot be opened here: every verb raises the reason."""
+
+    def __init__(self, error: SwarmError) -> None:
+        self._error = error
+
+    def _refuse(self, *_: object, **__: object) -> Any:
+        raise self._error
+
+    put = read = stat = delete = list = space = _refuse
+
+    def close(self) -> None:
+        """Nothing was opened."""
+
+
+def create_stores(grid_identity: str, entries: Sequence[StoreEntry], opener: StoreOpener = open_store) -> None:
+    """Make a marker on each store, which proves that it can be written and read back.
+
+    Raises `BadSetting` naming the first store that cannot be used; then the markers that were made are gone.
+    """
+    made: list[tuple[Store, str]] = []
+    try:
+        for entry in entries:
+            store, name = opener(entry.address, None), marker_name(grid_identity, entry)
+            text = f"git-annex-remote-swarm: store {entry.name} of grid {grid_identity}\n".encode()
+            try:
+                store.put(name, len(text), lambda at, text=text: [text[at:]])  # type: ignore[misc]
+                made.append((store, name))
+                with store.read(name) as stream:
+                    if b"".join(stream) != text:
+                        raise Damaged("what was written reads back differently")
+            except SwarmError as error:
+                raise BadSetting(f"stores: {entry.name}={entry.address} cannot be used: {error}") from error
+    except BadSetting:
+        for store, name in made:
+            with suppress(SwarmError):
+                store.delete(name)
+        raise
+
+
+def store_overrides(git_dir: str, remote_name: str | None) -> dict[str, str]:
+    """Return where this clone finds stores, from ``git config remote.NAME.swarm-store-STORE ADDRESS``."""
+    if not remote_name:
+        return {}
+    prefix = f"remote.{remote_name}.swarm-store-"
+    listing = subprocess.run(
+        ["git", "--git-dir", git_dir, "config", "--null", "--list"],
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        check=False,
+        timeout=30,
+    )
+    overrides = {}
+    for item in listing.stdout.decode("utf-8", "surrogateescape").split("\0"):
+        key, _, value = item.partition("\n")
+        # git folds the case of the last part of a key; the section's name keeps it.
+        if key.startswith(prefix) and value:
+            overrides[key.removeprefix(prefix)] = value
+    return overrides

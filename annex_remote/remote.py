@@ -1,0 +1,313 @@
+"""The special remote: git-annex's requests in, engine calls, replies out.
+
+What takes time to import is imported when it is first needed: git-annex starts this program for almost
+every command, and the user waits for it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from annex_remote.errors import BadSetting, NoCapability, SwarmError
+from annex_remote.protocol.handler import UrlContents, UrlFile
+from annex_remote.protocol.jobs import Job
+from annex_remote.protocol.messages import Availability
+from annex_remote.settings import SETTINGS, Settings, read_settings
+
+if TYPE_CHECKING:
+    from annex_remote.capability import Capability
+    from annex_remote.grid import Grid
+    from annex_remote.transfer.sites import Notes, Site
+
+__all__ = ["SwarmRemote"]
+
+QUICK = 0.5
+"""Seconds that a store has to answer where git-annex wants something to show, not something proved."""
+
+COST = 175
+"""git-annex's "semi-expensive": a local disk, and a little arithmetic."""
+
+
+class SwarmRemote:
+    """Implements `protocol.handler.Handler` for one grid."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._grid: Grid | None = None
+        self._settings: Settings | None = None
+        self._capability: Capability | None = None
+        self._unusable: SwarmError | None = None
+        self._cache = ""
+        self._git_dir = ""
+        self._name: str | None = None
+
+    def list_configs(self) -> Sequence[tuple[str, str]]:
+        return [(setting.name, setting.description) for setting in SETTINGS]
+
+    def initremote(self, job: Job) -> None:
+        from annex_remote.founding import initialise
+
+        initialise(job)
+
+    def prepare(self, job: Job) -> None:
+        """Take in the configuration, and let transfers say what is wrong with it.
+
+        A failure here would break `git annex addurl` for every URL.
+        """
+        from annex_remote.credentials import creds_capability, environment_capability, keep_capability
+
+        self._git_dir = os.path.abspath(job.get_git_dir())
+        self._name = job.get_git_remote_name()
+        self._cache = os.path.join(self._git_dir, "annex", "swarm", f"{job.get_uuid()}.roster")
+        try:
+            self._settings = read_settings(job.get_config)
+            kept, given = creds_capability(job), environment_capability()
+            verify_key = self._settings.verify_key
+            self._capability = next(
+                (each for each in (given, kept) if each and each.verify_key == verify_key), None
+            )
+            if self._capability is None and (kept or given):
+                raise BadSetting("the capability here is that of another grid than this remote's")
+            if self._capability is given and given and not kept:
+                keep_capability(job, given)
+        except SwarmError as error:
+            self._unusable = error
+
+    # What transfers need.
+
+    def grid(self) -> Grid:
+        """Return the grid; raises `BadSetting` if the configuration cannot be used."""
+        with self._lock:
+            if self._grid is None:
+                if self._unusable is not None or self._settings is None:
+                    raise self._unusable or BadSetting("the remote was not prepared")
+                if self._settings.verify_key is None:
+                    raise BadSetting("this remote has no verify-key: it was not made by git annex initremote")
+                from annex_remote.grid import Grid, store_overrides
+
+                self._grid = Grid(
+                    self._settings,
+                    self._settings.verify_key,
+                    self._capability,
+                    cache=self._cache,
+                    overrides=store_overrides(self._git_dir, self._name),
+                )
+            return self._grid
+
+    def _readable(self) -> tuple[Grid, Capability]:
+        grid = self.grid()
+        if grid.capability is None:
+            raise NoCapability(
+                "this clone does not have the remote's capability: set SWARM_CAPABILITY to the one that "
+                "`git-annex-remote-swarm capability REMOTE` prints elsewhere, and run: "
+                f"git annex enableremote {self._name or 'REMOTE'}"
+            )
+        if not grid.is_known:
+            from annex_remote.transfer.sites import Notes
+
+            grid.refresh(Notes())
+        return grid, grid.capability
+
+    @staticmethod
+    def _object_id(capability: Capability, key: str) -> str:
+        from annex_remote.shares.crypto import object_id_of
+
+        return object_id_of(capability.read_secret, key)
+
+    # Transfers.
+
+    def store(self, job: Job, key: str, path: str) -> None:
+        grid, capability = self._readable()
+        from annex_remote.shares.crypto import ObjectKeys
+        from annex_remote.transfer.sites import Notes
+        from annex_remote.transfer.upload import Upload
+
+        notes = Notes()
+        grid.refresh(notes)
+        _ = capability.signing_seed  # said before anything is read: this clone may not store
+        Upload(
+            annex_key=key,
+            path=path,
+            keys=ObjectKeys(capability.read_secret, key, grid.roster.cipher),
+            capability=capability,
+            coding=grid.roster.coding,
+            sites=grid.sites(),
+            stall=grid.settings.stall,
+            notes=notes,
+            progress=job.progress,
+            cancelled=job.cancelled,
+        ).run()
+        _tell(job, "stored, but not everywhere", notes)
+
+    def retrieve(self, job: Job, key: str, path: str) -> None:
+        from annex_remote.errors import NotEnough
+        from annex_remote.transfer.sites import Notes
+
+        grid, _ = self._readable()
+        notes = Notes()
+        try:
+            self._download(job, key, path, notes)
+        except NotEnough:
+            if not grid.refresh(notes):
+                raise
+            notes = Notes()
+            self._download(job, key, path, notes)
+        _tell(job, "whole, but a repair of its shares is due", notes)
+
+    def _download(self, job: Job, key: str, path: str, notes: Notes) -> None:
+        from annex_remote.transfer.download import Download
+
+        grid, capability = self._readable()
+        Download(
+            annex_key=key,
+            path=path,
+            read_secret=capability.read_secret,
+            verify_key=grid.verify_key,
+            needed=grid.roster.coding.needed,
+            sites=grid.sites(),
+            stall=grid.settings.stall,
+            notes=notes,
+            progress=job.progress,
+            cancelled=job.cancelled,
+        ).run()
+
+    def check_present(self, job: Job, key: str) -> bool:
+        from annex_remote.errors import Unavailable
+        from annex_remote.transfer.sites import Notes
+
+        grid, _ = self._readable()
+        try:
+            present = self._is_present(key)
+        except Unavailable:
+            if not grid.refresh(Notes()):
+                raise
+            return self._is_present(key)
+        # A grid that changed elsewhere may keep the object on stores that this clone has not heard of.
+        return present or (grid.refresh(Notes()) and self._is_present(key))
+
+    def _is_present(self, key: str) -> bool:
+        from annex_remote.transfer.presence import is_present
+
+        grid, capability = self._readable()
+        return is_present(
+            grid.sites(),
+            self._object_id(capability, key),
+            grid.verify_key,
+            needed=grid.roster.coding.needed,
+            stall=grid.settings.stall,
+        )
+
+    def remove(self, job: Job, key: str) -> None:
+        from annex_remote.transfer.presence import remove_object
+        from annex_remote.transfer.sites import Notes
+
+        grid, capability = self._readable()
+        _ = capability.signing_seed  # who may not store may not remove
+        notes = Notes()
+        grid.refresh(notes)
+        remove_object(
+            grid.sites(),
+            self._object_id(capability, key),
+            needed=grid.roster.coding.needed,
+            stall=grid.settings.stall,
+            notes=notes,
+        )
+        _tell(job, "removed, but not everywhere", notes)
+
+    # What git-annex shows.
+
+    def cost(self, job: Job) -> int | None:
+        return COST
+
+    def ordered(self, job: Job) -> bool:
+        return True
+
+    def availability(self, job: Job) -> Availability:
+        grid = self.grid()
+        there = sum(len(grid.roster.entry(name).numbers) for name, error in self._reach(grid).items() if not error)
+        return Availability.LOCAL if there >= grid.roster.coding.needed else Availability.UNAVAILABLE
+
+    def _reach(self, grid: Grid) -> dict[str, Exception | None]:
+        """Return each store's name with what is wrong with it, None if it answered in time."""
+        from functools import partial
+
+        from annex_remote.roster import marker_name
+        from annex_remote.transfer.sites import ask_all
+
+        stores = {site.name: site.store for site in grid.sites()}
+        questions = {
+            name: partial(store.stat, marker_name(grid.id, grid.roster.entry(name)))
+            for name, store in stores.items()
+        }
+        answers = {answer.asked: answer.error for answer in ask_all(questions, QUICK)}
+        return {name: answers[name] for name in stores}
+
+    def whereis(self, job: Job, key: str) -> str | None:
+        from functools import partial
+
+        from annex_remote.model import ShareName
+        from annex_remote.transfer.sites import ask_all
+
+        grid, capability = self._readable()
+        object_id = self._object_id(capability, key)
+        questions = {
+            site: partial(site.store.stat, str(ShareName(object_id, site.number))) for site in grid.sites()
+        }
+        answers = {answer.asked: answer for answer in ask_all(questions, QUICK)}
+        has = [_place(site) for site in questions if answers[site].value is not None]
+        unknown = [_place(site) for site in questions if answers[site].error is not None]
+        text = f"{len(has)} shares ({grid.roster.coding.needed} needed) named {object_id[:2]}/{object_id}.N"
+        if has:
+            text += f" on {' '.join(has)}"
+        if unknown:
+            text += f"; not known of {' '.join(unknown)}"
+        return text
+
+    def get_info(self, job: Job) -> Sequence[tuple[str, str]]:
+        grid = self.grid()
+        roster = grid.roster
+        reach = self._reach(grid)
+        stores = [
+            (
+                f"store {entry.name}",
+                f"{grid.address(entry)} ({_shares(entry.numbers)}): {reach[entry.name] or 'there'}",
+            )
+            for entry in roster.active
+        ]
+        survivable = roster.survivable()
+        return [
+            (
+                "coding",
+                f"{roster.coding.needed} of {roster.coding.total} shares rebuild (happy {roster.coding.happy})",
+            ),
+            ("survives", f"the loss of any {survivable} stores" if survivable else "no loss of a store"),
+            ("cipher", roster.cipher.setting),
+            ("capability", grid.capability.kind if grid.capability else "none here"),
+            ("roster serial", str(roster.serial) if grid.is_known else "not seen yet"),
+            *stores,
+        ]
+
+    # URLs: not this remote's matter.
+
+    def claim_url(self, job: Job, url: str) -> bool:
+        return False
+
+    def check_url(self, job: Job, url: str) -> UrlContents | Sequence[UrlFile]:
+        raise BadSetting("this remote does not take URLs")
+
+
+def _place(site: Site) -> str:
+    return f"{site.name}({site.number})"
+
+
+def _shares(numbers: Sequence[int]) -> str:
+    return ("share " if len(numbers) == 1 else "shares ") + ", ".join(map(str, numbers))
+
+
+def _tell(job: Job, what: str, notes: Notes) -> None:
+    """Tell the user in one line: git-annex surrounds each INFO with white space."""
+    if notes.lines:
+        job.info(f"{what}: {'; '.join(notes.lines)}")

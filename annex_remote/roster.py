@@ -1,0 +1,237 @@
+r"""The roster: the signed list of a grid's stores, kept on every store and cached in each clone.
+
+What may change later does not live in git-annex's configuration of the remote, which other clones ignore
+until a person verifies it again. A roster has a strictly rising serial; the highest one that proves wins.
+
+On a store it is sealed with a key derived from the verify key, so that a store does not learn where the
+others are, and everybody who holds any capability can read it. Form, all of it bytes::
+
+    "swarmroster1\n"  signature (64)  nonce (24)  XChaCha20-Poly1305(JSON)
+
+The signature is Ed25519 over the context line and the JSON text.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from blake3 import blake3
+
+from annex_remote.capability import Capability
+from annex_remote.errors import BadSetting, Damaged
+from annex_remote.model import MAX_SHARES, Coding
+from annex_remote.settings import FirstStore, check_store_name
+from annex_remote.shares.crypto import Cipher, derive
+
+__all__ = [
+    "ACTIVE",
+    "MAX_SIZE",
+    "REMOVED",
+    "Roster",
+    "StoreEntry",
+    "first_roster",
+    "grid_id",
+    "marker_name",
+    "open_roster",
+    "roster_name",
+    "roster_serial",
+    "seal_roster",
+]
+
+ACTIVE = "active"
+REMOVED = "removed"
+DEFAULT_COST = 100
+MAX_SIZE = 1 << 20
+"""Bytes of a roster at most; 256 stores with long addresses take a tenth of it."""
+
+_MAGIC = b"swarmroster1\n"
+_SIGNED = b"git-annex-remote-swarm v1 roster\n"
+
+
+@dataclass(frozen=True, slots=True)
+class StoreEntry:
+    """A store in the roster. `numbers` are its share numbers for life; a removed store keeps its line."""
+
+    name: str
+    address: str
+    numbers: tuple[int, ...]
+    cost: int = DEFAULT_COST
+    """Relative cost of reading: the cheapest are read first, as with git-annex's own costs."""
+    zone: str = ""
+    """Stores of one zone may fail together; empty is a zone of its own."""
+    state: str = ACTIVE
+
+
+@dataclass(frozen=True)
+class Roster:
+    """The stores of the grid `grid` (its id), in the order in which they came."""
+
+    grid: str
+    serial: int
+    coding: Coding
+    cipher: Cipher
+    stores: tuple[StoreEntry, ...]
+
+    def __post_init__(self) -> None:
+        numbers = [number for store in self.stores for number in store.numbers]
+        names = [store.name for store in self.stores]
+        if len(set(numbers)) != len(numbers) or not all(0 <= number < MAX_SHARES for number in numbers):
+            raise Damaged("a roster gives a share number twice, or one out of range")
+        if len(set(names)) != len(names):
+            raise Damaged("a roster names a store twice")
+        if not all(store.numbers and store.state in (ACTIVE, REMOVED) for store in self.stores):
+            raise Damaged("a roster has a store without a number, or in an unknown state")
+
+    @cached_property
+    def active(self) -> tuple[StoreEntry, ...]:
+        return tuple(store for store in self.stores if store.state == ACTIVE)
+
+    def entry(self, name: str) -> StoreEntry:
+        """Return the store with `name`; raises `BadSetting` naming those that there are."""
+        for store in self.stores:
+            if store.name == name:
+                return store
+        known = ", ".join(store.name for store in self.active)
+        raise BadSetting(f"there is no store {name} in this grid; its stores are {known}")
+
+    def survivable(self) -> int:
+        """How many stores, whichever they are, can be lost with every full upload still readable."""
+        counts = sorted((len(store.numbers) for store in self.active), reverse=True)
+        left = min(self.coding.total, sum(counts))
+        lost = 0
+        for count in counts:
+            left -= count
+            if left < self.coding.needed:
+                break
+            lost += 1
+        return lost
+
+    def with_added(self, first: FirstStore, cost: int = DEFAULT_COST, zone: str = "") -> Roster:
+        """Return the next roster, with one more store and numbers that were never given out before."""
+        for store in self.active:
+            if store.address == first.address:
+                raise BadSetting(f"{first.address} is already the store {store.name}")
+        if any(store.name == first.name for store in self.stores):
+            raise BadSetting(f"the name {first.name} is taken in this grid, now or in its past: choose another")
+        taken = [number for store in self.stores for number in store.numbers]
+        start = max(taken, default=-1) + 1
+        if start + first.shares > MAX_SHARES:
+            raise BadSetting(f"a grid has {MAX_SHARES} share numbers in its life: there are none left")
+        numbers = tuple(range(start, start + first.shares))
+        entry = StoreEntry(check_store_name(first.name), first.address, numbers, cost, zone)
+        return replace(self, serial=self.serial + 1, stores=(*self.stores, entry))
+
+    def with_changed(self, name: str, **changes: Any) -> Roster:
+        """Return the next roster, with the store `name` changed in the given fields."""
+        entry = replace(self.entry(name), **changes)
+        stores = tuple(entry if store.name == name else store for store in self.stores)
+        return replace(self, serial=self.serial + 1, stores=stores)
+
+    def with_removed(self, name: str) -> Roster:
+        """Return the next roster, without the store `name`; raises `BadSetting` if uploads could not succeed."""
+        if self.entry(name).state == REMOVED:
+            raise BadSetting(f"the store {name} was removed from this grid before")
+        left = sum(len(store.numbers) for store in self.active if store.name != name)
+        if left < self.coding.happy:
+            raise BadSetting(
+                f"without {name} the grid could keep only {left} shares, and an upload takes "
+                f"{self.coding.happy} (happy) to succeed: add another store first"
+            )
+        return self.with_changed(name, state=REMOVED)
+
+
+def first_roster(verify_key: bytes, coding: Coding, cipher: Cipher, stores: Iterable[FirstStore]) -> Roster:
+    """Return the roster with serial 1; numbers are given out in the order of `stores`."""
+    roster = Roster(grid_id(verify_key), 0, coding, cipher, ())
+    for store in stores:
+        roster = roster.with_added(store)
+    return replace(roster, serial=1)
+
+
+def grid_id(verify_key: bytes) -> str:
+    """Return the grid's id (32 characters of base32): in the names of its own documents on a store."""
+    return base64.b32encode(derive("grid id", verify_key)[:20]).decode().lower()
+
+
+def roster_name(grid: str, serial: int) -> str:
+    """Return the name of the roster with `serial` on a store. Each serial has its own: nothing is overwritten."""
+    return f"{grid[:2]}/{grid}.r{serial}"
+
+
+def roster_serial(grid: str, name: str) -> int | None:
+    """Return the serial that `name` from a listing says, or None if it is no roster of this grid."""
+    text = name.removeprefix(f"{grid[:2]}/{grid}.r")
+    return int(text) if text != name and text.isascii() and text.isdigit() else None
+
+
+def marker_name(grid: str, entry: StoreEntry) -> str:
+    """Return the name of the marker that tells a store from an empty mount point and from another store."""
+    return f"{grid[:2]}/{grid}.s{entry.numbers[0]}"
+
+
+def seal_roster(roster: Roster, capability: Capability) -> bytes:
+    """Sign and seal; raises `NoCapability` unless the capability is full."""
+    from nacl.bindings import (
+        crypto_aead_xchacha20poly1305_ietf_encrypt,
+        crypto_sign,
+        crypto_sign_seed_keypair,
+    )
+
+    text = _to_json(roster)
+    _, secret = crypto_sign_seed_keypair(capability.signing_seed)
+    signature = crypto_sign(_SIGNED + text, secret)[:64]
+    key = derive("roster seal", capability.verify_key)
+    nonce = blake3(signature, key=key).digest(24)
+    return _MAGIC + signature + nonce + crypto_aead_xchacha20poly1305_ietf_encrypt(text, _MAGIC, nonce, key)
+
+
+def open_roster(data: bytes, verify_key: bytes) -> Roster:
+    """Open and prove a roster; raises `Damaged` if it is not this grid's, not signed, or not well formed."""
+    from nacl.bindings import crypto_aead_xchacha20poly1305_ietf_decrypt, crypto_sign_open
+    from nacl.exceptions import CryptoError
+
+    start = len(_MAGIC)
+    if not data.startswith(_MAGIC) or len(data) > MAX_SIZE:
+        raise Damaged("not a roster that this program reads")
+    signature, nonce, sealed = data[start : start + 64], data[start + 64 : start + 88], data[start + 88 :]
+    try:
+        key = derive("roster seal", verify_key)
+        text = crypto_aead_xchacha20poly1305_ietf_decrypt(sealed, _MAGIC, nonce, key)
+        crypto_sign_open(signature + _SIGNED + text, verify_key)
+    except (CryptoError, ValueError) as error:
+        raise Damaged("a roster that is not signed by this grid") from error
+    return _from_json(text, grid_id(verify_key))
+
+
+def _to_json(roster: Roster) -> bytes:
+    document = {
+        "grid": roster.grid,
+        "serial": roster.serial,
+        "coding": asdict(roster.coding),
+        "cipher": roster.cipher.setting,
+        "stores": [asdict(store) for store in roster.stores],
+    }
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _from_json(text: bytes, grid: str) -> Roster:
+    try:
+        document = json.loads(text)
+        stores = tuple(StoreEntry(**{**store, "numbers": tuple(store["numbers"])}) for store in document["stores"])
+        roster = Roster(
+            grid=document["grid"],
+            serial=document["serial"],
+            coding=Coding(**document["coding"]),
+            cipher=Cipher.from_setting(document["cipher"]),
+            stores=stores,
+        )
+    except (ValueError, TypeError, KeyError, BadSetting) as error:
+        raise Damaged(f"a signed roster that this program cannot read: {error}") from error
+    if roster.grid != grid or _to_json(roster) != text:
+        raise Damaged("a signed roster that is not of this grid, or not in its one form")
+    return roster

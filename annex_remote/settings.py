@@ -1,0 +1,183 @@
+"""A grid's settings as data: one table serves LISTCONFIGS, GETCONFIG, the checks and docs/settings.md."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from annex_remote.errors import BadSetting
+from annex_remote.model import MAX_SHARES, Coding
+from annex_remote.shares.crypto import Cipher, default_cipher
+
+__all__ = ["SETTINGS", "FirstStore", "Setting", "Settings", "default_coding", "parse_stores", "read_settings"]
+
+DEFAULT_STALL = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One parameter of `git annex initremote`: its name, what it means, and its default in words."""
+
+    name: str
+    description: str
+    default: str
+    fixed: bool = True
+    """True if it is settled when the grid is made and refused if it differs later."""
+
+
+SETTINGS = (
+    Setting("stores", "NAME=ADDRESS of each store, separated by spaces; NAME*2=... keeps two shares", "none"),
+    Setting("needed", "how many shares rebuild an object", "total less two fifths of it, rounded"),
+    Setting("happy", "how many shares must be stored for an upload to succeed", "half-way from needed to total"),
+    Setting("total", "how many shares an upload tries to store", "one for each share that the stores can keep"),
+    Setting(
+        "cipher",
+        "aegis256, xchacha20poly1305, or none (public data)",
+        "aegis256 where the machine has AES instructions, else xchacha20poly1305",
+    ),
+    Setting("stall", "seconds without progress after which a store is given up for a transfer", "30", fixed=False),
+    Setting("verify-key", "proves the grid's shares; written by initremote", "made by initremote"),
+    Setting("grid", "what the grid was made with; written by initremote", "made by initremote"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FirstStore:
+    """One entry of the setting `stores`: where a grid begins and how a clone finds its roster."""
+
+    name: str
+    address: str
+    shares: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings of one remote, parsed and checked. `stall` is in seconds."""
+
+    stores: tuple[FirstStore, ...]
+    coding: Coding
+    cipher: Cipher
+    stall: float
+    verify_key: bytes | None
+    """The grid's Ed25519 public key, or None before the grid is made."""
+
+    def made_with(self) -> str:
+        """Return the text of the setting `grid`: what cannot be changed by editing the configuration."""
+        coding = self.coding
+        return f"{coding.needed}/{coding.happy}/{coding.total}/{self.cipher.setting}"
+
+
+def default_coding(total: int) -> Coding:
+    """Return the coding for `total` shares: about two fifths of them may be lost."""
+    needed = max(1, total - max(1, round(0.4 * total)))
+    return Coding(needed, -(-(needed + total) // 2), total)
+
+
+_STORE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}\Z")
+# As git's configuration variables: `git config remote.NAME.swarm-store-STORE` must be able to name it.
+
+
+def parse_stores(text: str) -> tuple[FirstStore, ...]:
+    """Read the setting `stores`; raises `BadSetting` naming the entry that cannot be."""
+    stores: list[FirstStore] = []
+    for word in text.split():
+        label, equals, address = word.partition("=")
+        name, star, count = label.partition("*")
+        if not equals or not address:
+            raise BadSetting(f"stores: {word!r} is not NAME=ADDRESS, such as usb=dir:/media/usb/annex")
+        check_store_name(name)
+        if star and not (count.isascii() and count.isdigit() and 1 <= int(count) <= MAX_SHARES):
+            raise BadSetting(f"stores: {label!r} does not say how many shares: write {name}*2={address}")
+        stores.append(FirstStore(name, address, int(count) if star else 1))
+    if not stores:
+        raise BadSetting(
+            'stores= is missing: name the stores, such as stores="usb=dir:/media/usb/annex nas=dir:/mnt/nas/annex"'
+        )
+    for index, store in enumerate(stores):
+        for other in stores[:index]:
+            if other.name == store.name:
+                raise BadSetting(f"stores: the name {store.name} is given twice")
+            if other.address == store.address:
+                raise BadSetting(
+                    f"stores: {other.name} and {store.name} are the same place, {store.address}; "
+                    f"to keep two shares there write {other.name}*2={store.address}"
+                )
+    shares = sum(store.shares for store in stores)
+    if shares > MAX_SHARES:
+        raise BadSetting(f"stores: {shares} shares are more than a grid can have ({MAX_SHARES})")
+    return tuple(stores)
+
+
+def check_store_name(name: str) -> str:
+    """Return `name` if a store may have it; raises `BadSetting`."""
+    if not _STORE_NAME.match(name):
+        raise BadSetting(
+            f"stores: {name!r} cannot name a store: small letters, digits and -, at most 32 characters"
+        )
+    return name
+
+
+def read_settings(get: Callable[[str], str] | Mapping[str, str]) -> Settings:
+    """Read and check all settings; `get` returns the text of one, empty if it was not given.
+
+    Raises `BadSetting` with one sentence about the first that cannot be.
+    """
+    ask = (lambda name: get.get(name, "")) if isinstance(get, Mapping) else get
+    stores = parse_stores(ask("stores"))
+    shares = sum(store.shares for store in stores)
+    total = _number("total", ask("total"), shares)
+    if total > shares:
+        raise BadSetting(f"total={total}, but the stores can keep only {shares} shares: name more stores")
+    if total < 1:
+        raise BadSetting("total=0 cannot be: at least one share is stored")
+    usual = default_coding(total)
+    needed = _number("needed", ask("needed"), usual.needed)
+    if needed > total:
+        raise BadSetting(f"needed={needed} is more than total={total}: no upload could ever be read back")
+    happy = _number("happy", ask("happy"), max(needed, -(-(needed + total) // 2)))
+    cipher_name = ask("cipher")
+    settings = Settings(
+        stores=stores,
+        coding=Coding(needed, happy, total),
+        cipher=Cipher.from_setting(cipher_name) if cipher_name else default_cipher(),
+        stall=_seconds("stall", ask("stall")),
+        verify_key=_verify_key(ask("verify-key")),
+    )
+    made = ask("grid")
+    if made and settings.made_with() != made:
+        was = "needed={} happy={} total={} cipher={}".format(*made.split("/"))
+        raise BadSetting(f"this grid was made with {was}: that cannot be changed by a setting")
+    return settings
+
+
+def _number(name: str, text: str, default: int) -> int:
+    if not text:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 6):
+        raise BadSetting(f"{name}={text} is not a whole number")
+    return int(text)
+
+
+def _seconds(name: str, text: str) -> float:
+    if not text:
+        return DEFAULT_STALL
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0.1 <= seconds <= 86400:
+        raise BadSetting(f"{name}={text} is not a number of seconds from 0.1 to 86400")
+    return seconds
+
+
+def _verify_key(text: str) -> bytes | None:
+    if not text:
+        return None
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = b""
+    if len(key) != 32:
+        raise BadSetting("verify-key is damaged: it is 64 hexadecimal digits that initremote wrote")
+    return key

@@ -1,0 +1,247 @@
+"""A directory as a store: a USB disk, a NAS mount, any mounted file system. Address ``dir:/absolute/path``."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from types import TracebackType
+
+from annex_remote.errors import BadSetting, Damaged, Denied, Full, NotFound, StoreError, Unavailable
+from annex_remote.model import OpenAt, check_name
+
+__all__ = ["DirectoryStore", "check", "open_store"]
+
+_PART = ".part"
+"""The folder, on the same file system as all shares, where files are written before they get their name."""
+
+LEFTOVER_AGE = 86400.0
+"""Seconds after which a file that a killed writer left behind is removed."""
+
+_PIECE = 1 << 20
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_ABSENT = {errno.ENOENT, errno.ENOTDIR}
+
+
+def check(address: str) -> str:
+    """Return the address with its path normalised; raises `BadSetting` if it is not absolute."""
+    path = address.removeprefix("dir:")
+    if not os.path.isabs(path):
+        raise BadSetting(f"{address!r}: the path of a directory store is absolute, such as dir:/media/usb/annex")
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise BadSetting(f"{address!r} is a file, not a directory")
+    return "dir:" + os.path.normpath(path)
+
+
+def open_store(address: str, marker: str | None) -> DirectoryStore:
+    """Open the directory at `address`; see `annex_remote.stores.open_store`."""
+    return DirectoryStore(check(address).removeprefix("dir:"), marker)
+
+
+class DirectoryStore:
+    """Keeps each name as a file under `root`; see `model.Store` for the contract.
+
+    With `marker` (a name that must be there), an unmounted disk's empty mount point is `Unavailable` rather
+    than an empty store, and is never filled.
+    """
+
+    def __init__(self, root: str, marker: str | None = None) -> None:
+        self.root = root
+        self.marker = marker
+        self._swept = False
+
+    def put(self, name: str, size: int, open_at: OpenAt) -> None:
+        target = os.path.join(self.root, check_name(name))
+        self._check_marker()
+        try:
+            self._make_folder(os.path.dirname(target))
+            self._make_folder(os.path.join(self.root, _PART))
+            self._sweep()
+            self._write(target, size, open_at)
+        except OSError as error:
+            raise self._translate(error, f"writing {name}") from error
+
+    def _write(self, target: str, size: int, open_at: OpenAt) -> None:
+        part = os.path.join(self.root, _PART, f"{os.path.basename(target)}.{secrets.token_hex(8)}")
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                _write_all(descriptor, size, open_at)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            # The marker again: a disk may have been unmounted while its share was on the way.
+            self._check_marker()
+            os.rename(part, target)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(part)
+            raise
+        _sync_folder(os.path.dirname(target))
+
+    def read(self, name: str, start: int = 0, length: int | None = None) -> FileRange:
+        path = os.path.join(self.root, check_name(name))
+        try:
+            return FileRange(os.open(path, os.O_RDONLY | os.O_CLOEXEC), start, length)
+        except OSError as error:
+            raise self._translate(error, f"reading {name}") from error
+
+    def stat(self, name: str) -> int | None:
+        try:
+            return os.stat(os.path.join(self.root, check_name(name))).st_size
+        except OSError as error:
+            translated = self._translate(error, f"looking at {name}")
+            if isinstance(translated, NotFound):
+                return None
+            raise translated from error
+
+    def delete(self, name: str) -> None:
+        path = os.path.join(self.root, check_name(name))
+        try:
+            os.unlink(path)
+            _sync_folder(os.path.dirname(path))
+        except OSError as error:
+            translated = self._translate(error, f"removing {name}")
+            if not isinstance(translated, NotFound):
+                raise translated from error
+
+    def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        self._check_marker()
+        try:
+            folders = [prefix[:2]] if len(prefix) >= 2 else sorted(os.listdir(self.root))
+            for folder in folders:
+                if len(folder) == 2 and folder != "..":
+                    yield from self._list_folder(folder, prefix)
+        except OSError as error:
+            raise self._translate(error, "listing") from error
+
+    def _list_folder(self, folder: str, prefix: str) -> Iterator[tuple[str, int]]:
+        try:
+            entries = sorted(os.scandir(os.path.join(self.root, folder)), key=lambda entry: entry.name)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for entry in entries:
+            name = f"{folder}/{entry.name}"
+            # A file that vanishes between listing and stat, or is not ours, is not in the list.
+            with suppress(Damaged, FileNotFoundError):
+                if name.startswith(prefix) and check_name(name) and entry.is_file(follow_symlinks=False):
+                    yield name, entry.stat(follow_symlinks=False).st_size
+
+    def space(self) -> int | None:
+        self._check_marker()
+        try:
+            figures = os.statvfs(self.root)
+        except OSError as error:
+            raise self._translate(error, "asking for free space") from error
+        return figures.f_bavail * figures.f_frsize
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    def _check_marker(self) -> None:
+        """Raise `Unavailable` unless this is the store that it is meant to be."""
+        if self.marker is None:
+            return
+        try:
+            os.stat(os.path.join(self.root, self.marker))
+        except OSError as error:
+            if error.errno in _ABSENT:
+                raise Unavailable(
+                    f"{self.root} does not have this store's marker: is its disk mounted?"
+                ) from error
+            raise self._translate(error, "looking for the store's marker") from error
+
+    def _translate(self, error: OSError, doing: str) -> StoreError:
+        what = f"{doing} in {self.root}: {error.strerror or error}"
+        if error.errno in _ABSENT:
+            try:
+                self._check_marker()
+            except StoreError as unavailable:
+                return unavailable
+            return NotFound(what)
+        if error.errno in _FULL:
+            return Full(what)
+        if error.errno in _DENIED:
+            return Denied(what)
+        return Unavailable(what)
+
+    def _make_folder(self, folder: str) -> None:
+        if os.path.isdir(folder):
+            return
+        if self.marker is None:
+            os.makedirs(folder, exist_ok=True)
+        else:
+            # One level only: the store's own directory is never made anew under an absent mount.
+            with suppress(FileExistsError):
+                os.mkdir(folder)
+        _sync_folder(os.path.dirname(folder))
+
+    def _sweep(self) -> None:
+        """Once a process, remove what writers that were killed long ago left behind."""
+        if self._swept:
+            return
+        self._swept = True
+        before = time.time() - LEFTOVER_AGE
+        for entry in os.scandir(os.path.join(self.root, _PART)):
+            with suppress(FileNotFoundError):
+                if entry.stat(follow_symlinks=False).st_mtime < before:
+                    os.unlink(entry.path)
+
+
+class FileRange:
+    """Part of an open file, as `model.ByteStream`; closes the descriptor when its `with` ends."""
+
+    def __init__(self, descriptor: int, start: int, length: int | None) -> None:
+        self._descriptor = descriptor
+        self.size = os.fstat(descriptor).st_size
+        self._at = start
+        self._end = self.size if length is None else min(self.size, start + length)
+
+    def __iter__(self) -> Iterator[bytes]:
+        while self._at < self._end:
+            try:
+                piece = os.pread(self._descriptor, min(_PIECE, self._end - self._at), self._at)
+            except OSError as error:
+                raise Unavailable(f"reading failed: {error.strerror or error}") from error
+            if not piece:
+                raise Damaged(f"a file of {self.size} bytes ended at {self._at} while it was read")
+            self._at += len(piece)
+            yield piece
+
+    def __enter__(self) -> FileRange:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._descriptor)
+
+
+def _write_all(descriptor: int, size: int, open_at: OpenAt) -> None:
+    written = 0
+    for piece in open_at(0):
+        written += len(piece)
+        if written > size:
+            break
+        view = memoryview(piece)
+        while view:
+            view = view[os.write(descriptor, view) :]
+    if written != size:
+        raise Damaged(f"the source gave {'more' if written > size else 'fewer'} bytes than the {size} announced")
+
+
+def _sync_folder(folder: str) -> None:
+    """Make names in `folder` durable; file systems that cannot (some network mounts) say EINVAL."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)

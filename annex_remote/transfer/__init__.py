@@ -1,0 +1,1 @@
+"""Moving objects between git-annex and stores: placement, presence, upload, download, removal."""

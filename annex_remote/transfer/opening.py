@@ -1,0 +1,135 @@
+"""Opening a share: read its end, prove it, then its blocks can be read one by one, each proved."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from annex_remote.errors import Damaged
+from annex_remote.model import ShareName
+from annex_remote.shares.format import TAIL_MAX, Header, Tail, block_hash, parse_footer
+from annex_remote.shares.layout import HASH_SIZE, SEGMENT_SIZE
+from annex_remote.transfer.sites import Site
+
+__all__ = ["FIRST_READ", "PEEK", "OpenShare", "largest_group", "open_share"]
+
+FIRST_READ = 64 << 10
+"""Bytes asked for first: the whole share of a small object, and the total size of a large one."""
+
+PEEK = 4 << 10
+"""Bytes asked for where the end of a share is enough: the usual tail, without block hashes."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenShare:
+    """A share whose tail, and block hashes if they were asked for, are proved against the grid's verify key."""
+
+    site: Site
+    tail: Tail
+    hashes: bytes = field(repr=False)
+    start: bytes = field(repr=False)
+    """The first bytes of the share, read already; all of it when it is small."""
+
+    @property
+    def header(self) -> Header:
+        return self.tail.header
+
+    def blocks(self, first: int, count: int) -> Iterator[tuple[int, bytes | None]]:
+        """Yield (segment index, block) for `count` segments from `first`; None for a block that does not prove.
+
+        Raises what the store raises, and `Damaged` if the stream ends early.
+        """
+        layout = self.header.layout
+        begin, end = layout.block_offset(first), layout.block_offset(first + count)
+        if end <= len(self.start):
+            yield from self._prove(first, count, [self.start[begin:end]])
+            return
+        name = str(ShareName(self.header.object_id, self.site.number))
+        with self.site.store.read(name, begin, end - begin) as stream:
+            yield from self._prove(first, count, stream)
+
+    def _prove(self, first: int, count: int, pieces: Iterable[bytes]) -> Iterator[tuple[int, bytes | None]]:
+        layout = self.header.layout
+        source = iter(pieces)
+        held = b""
+        for index in range(first, first + count):
+            length = layout.block_length(index)
+            parts, have = [held], len(held)
+            while have < length:
+                piece = next(source, b"")
+                if not piece:
+                    raise Damaged(f"share {self.site.number} ended early while it was read")
+                parts.append(piece)
+                have += len(piece)
+            joined = b"".join(parts) if len(parts) > 1 else held
+            block, held = (joined, b"") if have == length else (joined[:length], joined[length:])
+            hash_at = index * HASH_SIZE
+            proved = block_hash(block) == self.hashes[hash_at : hash_at + HASH_SIZE]
+            yield index, block if proved else None
+
+
+def open_share(
+    site: Site, object_id: str, verify_key: bytes, *, needed: int, with_hashes: bool = True
+) -> OpenShare:
+    """Open and prove the share that `site` keeps of `object_id`.
+
+    `needed` is the grid's, and only serves to guess how long the end of a large share is. Raises `NotFound`,
+    `Damaged` for a share that does not prove, and what the store raises.
+    """
+    name = str(ShareName(object_id, site.number))
+    with site.store.read(name, 0, FIRST_READ if with_hashes else PEEK) as stream:
+        start = b"".join(stream)
+        size = stream.size
+    end, end_at = start, 0
+    if size > len(start):
+        segments = size * needed // SEGMENT_SIZE + 1
+        end_at = max(0, size - PEEK - (segments * HASH_SIZE if with_hashes else 0))
+        end = _read_range(site, name, end_at, size - end_at, size)
+    _, tail_length = parse_footer(end)
+    tail_at = size - min(tail_length, TAIL_MAX)
+    if tail_at < end_at:
+        end, end_at = _read_range(site, name, tail_at, size - tail_at, size), tail_at
+    tail = Tail.parse(end, size)
+    if tail.number != site.number or tail.header.object_id != object_id:
+        raise Damaged(f"share {site.number} is the share of another object or number")
+    tail.verify(verify_key)
+    hashes = b""
+    if with_hashes:
+        layout = tail.header.layout
+        hashes_at, hashes_end = layout.data_length, layout.data_length + layout.hashes_length
+        if hashes_at < end_at:
+            hashes = _read_range(site, name, hashes_at, layout.hashes_length, size)
+        else:
+            hashes = end[hashes_at - end_at : hashes_end - end_at]
+        tail.check_hashes(hashes)
+    return OpenShare(site, tail, hashes, start)
+
+
+def _read_range(site: Site, name: str, start: int, length: int, size: int) -> bytes:
+    with site.store.read(name, start, length) as stream:
+        data = b"".join(stream)
+        if stream.size != size or len(data) != length:
+            raise Damaged(f"share {site.number} changed while it was read")
+    return data
+
+
+def largest_group(shares: Iterable[OpenShare]) -> list[OpenShare]:
+    """Return the shares of the upload that has the most shares among `shares`, by number.
+
+    Shares belong together when their headers are equal. Groups that can be decoded come before those that
+    cannot; among equals the header's bytes decide, so that all clones choose alike.
+    """
+    groups: dict[bytes, dict[int, OpenShare]] = defaultdict(dict)
+    for share in shares:
+        groups[share.header.pack()][share.site.number] = share
+    if not groups:
+        return []
+
+    def rank(item: tuple[bytes, dict[int, OpenShare]]) -> tuple[bool, int, bytes]:
+        header, members = item
+        needed = next(iter(members.values())).header.needed
+        return len(members) >= needed, len(members), header
+
+    _, members = max(groups.items(), key=rank)
+    return [members[number] for number in sorted(members)]

@@ -1,0 +1,123 @@
+"""Where shares are: a share number and the store that keeps it; and asking many stores at once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Generic, TypeVar
+
+from annex_remote.errors import StoreError, Unavailable
+from annex_remote.model import Store
+from annex_remote.workers import workers
+
+__all__ = ["Answer", "Asking", "Clock", "Notes", "Site", "ask_all", "explain", "silence"]
+
+Clock = Callable[[], float]
+"""Seconds that only rise, as `time.monotonic`."""
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+@dataclass(frozen=True)
+class Site:
+    """One share number's place. A store that keeps several shares is several sites."""
+
+    number: int
+    name: str
+    """The store's name in the roster."""
+    store: Store = field(repr=False, compare=False)
+    cost: int = 100
+    zone: str = ""
+
+
+class Notes:
+    """What a person should know about the stores when a piece of work is over; thread safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lines: dict[tuple[str, str], None] = {}
+
+    def add(self, store: str, text: str) -> None:
+        with self._lock:
+            self._lines[store, text] = None
+
+    @property
+    def lines(self) -> list[str]:
+        """One line a store and cause, in the order in which they came."""
+        with self._lock:
+            return [f"{store}: {text}" for store, text in self._lines]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Generic[K, V]):
+    """What came of one question: `value`, or the `error` that it ended with."""
+
+    asked: K
+    value: V | None
+    error: Exception | None
+
+
+class Asking(Generic[K, V]):
+    """Questions to many stores, all asked at once; the answers are taken one by one, as they come.
+
+    Letting go of this abandons the questions that are open: their answers go nowhere.
+    """
+
+    def __init__(self, questions: Mapping[K, Callable[[], V]]) -> None:
+        self.open = dict.fromkeys(questions)
+        """Who has not answered yet, in the order in which they were asked."""
+        self._ready = threading.Condition()
+        self._answers: deque[Answer[K, V]] = deque()
+        for asked, question in questions.items():
+            workers.start(partial(self._ask, asked, question))
+
+    def _ask(self, asked: K, question: Callable[[], V]) -> None:
+        try:
+            answer: Answer[K, V] = Answer(asked, question(), None)
+        except Exception as error:  # noqa: BLE001 # handed to whoever asked
+            answer = Answer(asked, None, error)
+        with self._ready:
+            self._answers.append(answer)
+            self._ready.notify()
+
+    def take(self, timeout: float) -> Answer[K, V] | None:
+        """Return the next answer, or None if none comes within `timeout` seconds."""
+        with self._ready:
+            self._ready.wait_for(lambda: self._answers, max(0.0, timeout))
+            if not self._answers:
+                return None
+            answer = self._answers.popleft()
+        del self.open[answer.asked]
+        return answer
+
+
+def ask_all(
+    questions: Mapping[K, Callable[[], V]], stall: float, clock: Clock = time.monotonic
+) -> Iterator[Answer[K, V]]:
+    """Ask all at once and yield each answer as it comes; who is silent for `stall` seconds is `Unavailable`."""
+    asking = Asking(questions)
+    deadline = clock() + stall
+    while asking.open:
+        answer = asking.take(deadline - clock())
+        if answer is None:
+            for asked in list(asking.open):
+                yield Answer(asked, None, silence(stall))
+            return
+        yield answer
+
+
+def silence(seconds: float) -> Unavailable:
+    """Return what is said of a store that did not answer."""
+    return Unavailable(f"no answer in {seconds:g} seconds")
+
+
+def explain(error: Exception | None) -> str:
+    """Return what to tell a person about a store's failure."""
+    if isinstance(error, StoreError):
+        return str(error)
+    return f"{type(error).__name__}: {error}" if error else "no answer"
