@@ -114,7 +114,7 @@ def _save(job: Job, grid: Grid, capability: Capability) -> None:
     job.set_config("needed", str(coding.needed))
     job.set_config("happy", str(coding.happy))
     job.set_config("total", str(coding.total))
-    job.set_config("cipher", grid.roster.cipher.setting)
+    job.set_config("share-cipher", grid.roster.cipher.setting)
     job.set_config("verify-key", grid.verify_key.hex())
     job.set_config("grid", settled.made_with())
     keep_capability(job, capability)

@@ -32,7 +32,8 @@ SETTINGS = (
     Setting("happy", "how many shares must be stored for an upload to succeed", "half-way from needed to total"),
     Setting("total", "how many shares an upload tries to store", "one for each share that the stores can keep"),
     Setting(
-        "cipher",
+        # Not `cipher`: under that name git-annex keeps the passphrase of encryption=shared.
+        "share-cipher",
         "aegis256, xchacha20poly1305, or none (public data)",
         "aegis256 where the machine has AES instructions, else xchacha20poly1305",
     ),
@@ -136,7 +137,7 @@ def read_settings(get: Callable[[str], str] | Mapping[str, str]) -> Settings:
     if needed > total:
         raise BadSetting(f"needed={needed} is more than total={total}: no upload could ever be read back")
     happy = _number("happy", ask("happy"), max(needed, -(-(needed + total) // 2)))
-    cipher_name = ask("cipher")
+    cipher_name = ask("share-cipher")
     settings = Settings(
         stores=stores,
         coding=Coding(needed, happy, total),
@@ -146,7 +147,7 @@ def read_settings(get: Callable[[str], str] | Mapping[str, str]) -> Settings:
     )
     made = ask("grid")
     if made and settings.made_with() != made:
-        was = "needed={} happy={} total={} cipher={}".format(*made.split("/"))
+        was = "needed={} happy={} total={} share-cipher={}".format(*made.split("/"))
         raise BadSetting(f"this grid was made with {was}: that cannot be changed by a setting")
     return settings
 

@@ -73,7 +73,10 @@ class Job:
         return self._ask(m.GetGitDir())[0]
 
     def get_git_remote_name(self) -> str | None:
-        """Return the name of the git remote, None where git-annex cannot tell (GETGITREMOTENAME)."""
+        """Return the name of the git remote, None where git-annex cannot tell (GETGITREMOTENAME).
+
+        Not for INITREMOTE: there may be no name yet, and old versions of git-annex then end it all.
+        """
         if not self._channel.agreed(m.GetGitRemoteName.word):
             return None
         return self._ask(m.GetGitRemoteName())[0]
@@ -149,6 +152,33 @@ class Job:
             self._channel.tell(self, statement)
 
 
+class _Thread(threading.local):
+    """What a channel knows of the running thread."""
+
+    job: Job | None = None
+    sections = 0
+
+
+class _Section:
+    """A lock, and a note that this thread is in it.
+
+    Whatever allocates may start the garbage collector, and that may run code which logs. A log line that
+    wanted a lock now would wait for its own thread; the note lets `Channel.log` give way.
+    """
+
+    def __init__(self, lock: threading.Lock | threading.Condition, thread: _Thread) -> None:
+        self._lock = lock
+        self._thread = thread
+
+    def __enter__(self) -> None:
+        self._thread.sections += 1
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+        self._thread.sections -= 1
+
+
 class Channel:
     """A session that many threads use, and the descriptor that its lines are written to.
 
@@ -162,9 +192,10 @@ class Channel:
         self._session = Session()
         self._jobs: dict[int, Job] = {}
         self._unanswered = 0  # requests whose answer is not yet written: not fewer than there are jobs
-        self._writing = threading.Lock()
-        self._state = threading.Condition()
-        self._thread = threading.local()
+        self._thread = _Thread()
+        self._changed = threading.Condition()
+        self._state = _Section(self._changed, self._thread)
+        self._writing = _Section(threading.Lock(), self._thread)
 
     def agreed(self, extension: str) -> bool:
         """True if both sides use the extension."""
@@ -235,17 +266,17 @@ class Channel:
                 self._write(data)
             with self._state:
                 self._unanswered -= 1
-                self._state.notify_all()
+                self._changed.notify_all()
 
     def log(self, lines: Sequence[str]) -> None:
         """Send DEBUG lines for this thread's job, or for any: git-annex takes none without a job.
 
-        Where there is no job they are dropped. Never raises. Does nothing when called, by whatever is
-        run while the interpreter collects garbage, from within a write of the same thread.
+        Where there is no job they are dropped. Never raises. They are dropped, too, when garbage
+        collection calls this from within one of our own sections.
         """
-        if getattr(self._thread, "writing", False):
+        if self._thread.sections:
             return
-        own = getattr(self._thread, "job", None)
+        own = self._thread.job
         with self._state:
             job = own if own and self._jobs.get(own.number) is own else next(iter(self._jobs.values()), None)
         with suppress(Exception):
@@ -272,7 +303,7 @@ class Channel:
     def wait_answered(self, timeout: float) -> bool:
         """Wait until all answers are written; False if some are not in time."""
         with self._state:
-            return self._state.wait_for(lambda: not self._unanswered, timeout)
+            return self._changed.wait_for(lambda: not self._unanswered, timeout)
 
     def _check_open(self, job: Job) -> None:
         # Not by number: the number of an answered request is used again for the next.
@@ -286,12 +317,9 @@ class Channel:
             job._waiting = None
 
     def _write(self, data: bytes) -> None:
-        self._thread.writing = True
         try:
             while data:
                 data = data[os.write(self._replies, data) :]
         except OSError as error:
             self._broken()
             raise Cancelled("git-annex does not listen any more") from error
-        finally:
-            self._thread.writing = False

@@ -151,12 +151,15 @@ class _DebugLog(logging.Handler):
         self._channel = channel
         self.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def handle(self, record: logging.LogRecord) -> bool:
+        # In place of `emit`, around which a handler holds its lock. The channel has locks of its own, and
+        # a thread that holds one of those may come here while another thread does so the other way round.
         try:
             lines = self.format(record).splitlines()
         except Exception as error:  # noqa: BLE001 - a log call must not fail the work that it tells about
             lines = [f"{record.levelname} {record.name}: unreadable record: {type(error).__name__}"]
         self._channel.log(lines)
+        return True
 
 
 def serve(handler: Handler) -> int:

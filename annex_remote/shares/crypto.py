@@ -63,7 +63,7 @@ class Cipher(Enum):
             if cipher.setting == name:
                 return cipher
         known = ", ".join(cipher.setting for cipher in cls)
-        raise BadSetting(f"cipher={name} is not known; the ciphers are {known}")
+        raise BadSetting(f"share-cipher={name} is not known; the ciphers are {known}")
 
 
 _NONCE_SIZES = (32, 32, 24)
