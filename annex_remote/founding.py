@@ -69,11 +69,8 @@ def _found(job: Job, settings: Settings, capability: Capability) -> None:
     for name, error in grid.change(roster).items():
         job.info(f"{name}: could not take the roster: {error}")
     _save(job, grid, capability)
-    lost = roster.survivable()
     job.info(
-        f"{settings.coding} shares, {settings.cipher.setting}: survives the loss of any {_stores(lost)}"
-        if lost
-        else f"{settings.coding} shares, {settings.cipher.setting}: does not survive the loss of a store"
+        f"shares: {settings.coding}, {settings.cipher.setting}: survives the loss of {roster.survives_in_words()}"
     )
     for names in _sharing_a_disk(roster.active):
         job.info(f"{', '.join(names)} are on one file system: what destroys it destroys them together")
@@ -82,10 +79,6 @@ def _found(job: Job, settings: Settings, capability: Capability) -> None:
         "be read again: print it with `git-annex-remote-swarm capability REMOTE`, and keep a copy on paper or "
         "in a password manager."
     )
-
-
-def _stores(count: int) -> str:
-    return "one store" if count == 1 else f"{count} stores"
 
 
 def _sharing_a_disk(entries: Iterable[StoreEntry]) -> list[list[str]]:

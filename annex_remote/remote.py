@@ -62,8 +62,9 @@ class SwarmRemote:
         self._git_dir = os.path.abspath(job.get_git_dir())
         self._name = job.get_git_remote_name()
         self._cache = os.path.join(self._git_dir, "annex", "swarm", f"{job.get_uuid()}.roster")
+        config = {setting.name: job.get_config(setting.name) for setting in SETTINGS}
         try:
-            self._settings = read_settings(job.get_config)
+            self._settings = read_settings(config)
             kept, given = creds_capability(job), environment_capability()
             verify_key = self._settings.verify_key
             self._capability = next(
@@ -75,6 +76,12 @@ class SwarmRemote:
                 keep_capability(job, given)
         except SwarmError as error:
             self._unusable = error
+        asker = os.environ.get("SWARM_CONSULT")
+        if asker:
+            from annex_remote.consult import Consulted, hand_over
+
+            told = Consulted(config, self._capability, self._git_dir, self._cache, self._name)
+            hand_over(asker, told)
 
     # What transfers need.
 
@@ -277,13 +284,12 @@ class SwarmRemote:
             )
             for entry in roster.active
         ]
-        survivable = roster.survivable()
         return [
             (
                 "coding",
                 f"{roster.coding.needed} of {roster.coding.total} shares rebuild (happy {roster.coding.happy})",
             ),
-            ("survives", f"the loss of any {survivable} stores" if survivable else "no loss of a store"),
+            ("survives", f"the loss of {roster.survives_in_words()}"),
             ("cipher", roster.cipher.setting),
             ("capability", grid.capability.kind if grid.capability else "none here"),
             ("roster serial", str(roster.serial) if grid.is_known else "not seen yet"),

@@ -30,6 +30,7 @@ from annex_remote.shares.crypto import Cipher, derive
 
 __all__ = [
     "ACTIVE",
+    "DEFAULT_COST",
     "MAX_SIZE",
     "REMOVED",
     "Roster",
@@ -110,6 +111,11 @@ class Roster:
                 break
             lost += 1
         return lost
+
+    def survives_in_words(self) -> str:
+        """Say `survivable` after "the loss of"."""
+        count = self.survivable()
+        return ("no store", "any one store")[count] if count < 2 else f"any {count} stores"
 
     def with_added(self, first: FirstStore, cost: int = DEFAULT_COST, zone: str = "") -> Roster:
         """Return the next roster, with one more store and numbers that were never given out before."""

@@ -1,0 +1,116 @@
+"""Getting at a remote's settings and capability from the command line, by asking git-annex.
+
+Only git-annex knows what configuration of a remote was verified, and how its credentials are kept. So the
+command line runs `git annex info REMOTE`, which starts this program as the special remote; that process finds
+the path of a socket in its environment and hands over what git-annex told it. The socket is in a directory
+that only this user can enter, and the capability touches neither disk nor command line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import tempfile
+import threading
+from dataclasses import dataclass
+
+from annex_remote.capability import Capability
+from annex_remote.errors import BadSetting
+from annex_remote.grid import Grid, store_overrides
+from annex_remote.settings import read_settings
+
+__all__ = ["ENVIRONMENT", "Consulted", "consult", "hand_over", "open_grid"]
+
+ENVIRONMENT = "SWARM_CONSULT"
+_MOST = 1 << 20
+
+
+@dataclass(frozen=True)
+class Consulted:
+    """What git-annex told the special remote: its settings by name, and where its repository is."""
+
+    config: dict[str, str]
+    capability: Capability | None
+    git_dir: str
+    cache: str
+    name: str | None
+
+
+def hand_over(path: str, told: Consulted) -> None:
+    """In the special remote: send what was told to whoever asked."""
+    document = {
+        "config": told.config,
+        "capability": told.capability.format() if told.capability else "",
+        "git_dir": told.git_dir,
+        "cache": told.cache,
+        "name": told.name,
+    }
+    with socket.socket(socket.AF_UNIX) as line:
+        line.settimeout(10)
+        line.connect(path)
+        line.sendall(json.dumps(document).encode())
+
+
+def consult(remote: str) -> Consulted:
+    """On the command line: ask about `remote`; raises `BadSetting` if it is no swarm remote of this repository."""
+    with tempfile.TemporaryDirectory(prefix="swarm-") as folder, socket.socket(socket.AF_UNIX) as door:
+        path = os.path.join(folder, "socket")
+        door.bind(path)
+        door.listen(1)
+        door.settimeout(0.1)
+        documents: list[bytes] = []
+        over = threading.Event()
+
+        def listen() -> None:
+            while not over.is_set() and not documents:
+                try:
+                    line, _ = door.accept()
+                except TimeoutError:
+                    continue
+                with line, line.makefile("rb") as file:
+                    documents.append(file.read(_MOST))
+
+        listener = threading.Thread(target=listen, daemon=True)
+        listener.start()
+        try:
+            answer = subprocess.run(
+                ["git", "annex", "info", "--fast", "--json", "--json-error-messages", remote],
+                env={**os.environ, ENVIRONMENT: path},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                check=False,
+            )
+        except FileNotFoundError as error:
+            raise BadSetting("git is not installed, or not in PATH") from error
+        finally:
+            over.set()
+            listener.join(10)
+    if not documents:
+        raise BadSetting(_why(remote, answer))
+    told = json.loads(documents[0])
+    capability = Capability.parse(told["capability"]) if told["capability"] else None
+    return Consulted(told["config"], capability, told["git_dir"], told["cache"], told["name"])
+
+
+def _why(remote: str, answer: subprocess.CompletedProcess[bytes]) -> str:
+    said = answer.stderr.decode(errors="replace").strip()
+    try:
+        document = json.loads(answer.stdout)
+        said = "; ".join(document.get("error-messages", [])) or said
+        kind = document.get("externaltype") or document.get("type") or document.get("remote annex keys")
+    except (ValueError, AttributeError):
+        kind = None
+    if kind is not None and not said:
+        return f"{remote} is not a remote of type external, externaltype=swarm"
+    return f"git-annex cannot tell about the remote {remote}: {said or 'it said nothing'}"
+
+
+def open_grid(told: Consulted) -> Grid:
+    """Return the grid that was told about; raises `BadSetting` if it is not configured as one."""
+    settings = read_settings(told.config)
+    if settings.verify_key is None:
+        raise BadSetting("this remote has no verify-key: it was not made by git annex initremote")
+    overrides = store_overrides(told.git_dir, told.name)
+    return Grid(settings, settings.verify_key, told.capability, cache=told.cache, overrides=overrides)
