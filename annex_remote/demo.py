@@ -93,7 +93,9 @@ def run_demo(console: Console, *, keep: bool, largest: int) -> int:
 
 def _play(stage: _Stage, largest: int) -> int:
     console = stage.console
-    console.print(Panel("A git-annex repository and six stores, any three of which rebuild everything", expand=False))
+    console.print(
+        Panel("A git-annex repository and six stores, any three of which rebuild everything", expand=False)
+    )
     stage.say("A repository with files of several sizes")
     stage.run("git init --quiet --initial-branch main .")
     stage.run("git annex init --quiet laptop")

@@ -93,8 +93,10 @@ class SwarmRemote:
                     raise self._unusable or BadSetting("the remote was not prepared")
                 if self._settings.verify_key is None:
                     raise BadSetting("this remote has no verify-key: it was not made by git annex initremote")
+                from annex_remote import allocator
                 from annex_remote.grid import Grid, store_overrides
 
+                allocator.settle()
                 self._grid = Grid(
                     self._settings,
                     self._settings.verify_key,

@@ -47,7 +47,30 @@ class SegmentCodec:
         length = layout.block_length(index)
         if any(len(block) != length for block in blocks.values()):
             raise Damaged(f"a block of segment {index} has not the {length} bytes of its place")
-        whole = b"".join(erasure.decode(blocks, layout.needed))
-        nonce_size = self.keys.cipher.nonce_size
-        nonce, sealed = whole[:nonce_size], whole[nonce_size : layout.sealed_length(index)]
+        parts = [memoryview(part) for part in erasure.decode(blocks, layout.needed)]
+        nonce = _cut_front(parts, self.keys.cipher.nonce_size)
+        _cut_back(parts, length * layout.needed - layout.sealed_length(index))
+        sealed = b"".join(parts)  # the only copy, since what opens it takes bytes
         return nonce, self.keys.open(nonce, index, layout.is_last(index), sealed)
+
+
+def _cut_front(parts: list[memoryview], size: int) -> bytes:
+    """Take `size` bytes off the front of `parts`, which may be shorter than that one by one."""
+    taken = b""
+    for index, part in enumerate(parts):
+        wanted = size - len(taken)
+        taken += part[:wanted]
+        parts[index] = part[wanted:]
+        if len(taken) == size:
+            break
+    return taken
+
+
+def _cut_back(parts: list[memoryview], size: int) -> None:
+    """Drop the `size` bytes of padding at the end of `parts`."""
+    while size:
+        last = parts.pop()
+        if len(last) > size:
+            parts.append(last[: len(last) - size])
+            return
+        size -= len(last)

@@ -113,7 +113,7 @@ class _Fetch:
         self._codec = SegmentCodec(keys, self._layout)
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._blocks: dict[int, dict[int, bytes]] = {}
+        self._blocks: dict[int, dict[int, memoryview]] = {}
         """Segment to its proved blocks by share number, until it is decoded."""
         self._ready: dict[int, tuple[bytes, bytes]] = {}
         """Segment to nonce and plaintext, until it is written."""
@@ -243,7 +243,7 @@ class _Fetch:
                     self._drop(request, error)
                 self._changed.notify()
 
-    def _take(self, request: Request, index: int, block: bytes | None) -> bool:
+    def _take(self, request: Request, index: int, block: memoryview | None) -> bool:
         """Take in one block; False if nobody waits for this request any more."""
         with self._lock:
             if request not in self._moved or self._download.cancelled.is_set():

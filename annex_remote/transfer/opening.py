@@ -35,7 +35,7 @@ class OpenShare:
     def header(self) -> Header:
         return self.tail.header
 
-    def blocks(self, first: int, count: int) -> Iterator[tuple[int, bytes | None]]:
+    def blocks(self, first: int, count: int) -> Iterator[tuple[int, memoryview | None]]:
         """Yield (segment index, block) for `count` segments from `first`; None for a block that does not prove.
 
         Raises what the store raises, and `Damaged` if the stream ends early.
@@ -49,21 +49,22 @@ class OpenShare:
         with self.site.store.read(name, begin, end - begin) as stream:
             yield from self._prove(first, count, stream)
 
-    def _prove(self, first: int, count: int, pieces: Iterable[bytes]) -> Iterator[tuple[int, bytes | None]]:
+    def _prove(self, first: int, count: int, pieces: Iterable[bytes]) -> Iterator[tuple[int, memoryview | None]]:
         layout = self.header.layout
         source = iter(pieces)
-        held = b""
+        held = memoryview(b"")
         for index in range(first, first + count):
             length = layout.block_length(index)
-            parts, have = [held], len(held)
-            while have < length:
-                piece = next(source, b"")
-                if not piece:
-                    raise Damaged(f"share {self.site.number} ended early while it was read")
-                parts.append(piece)
-                have += len(piece)
-            joined = b"".join(parts) if len(parts) > 1 else held
-            block, held = (joined, b"") if have == length else (joined[:length], joined[length:])
+            # Most blocks are views of a piece as the store gave it; only those across two pieces are copied.
+            if len(held) < length:
+                parts, have = [held] if held else [], len(held)
+                while have < length:
+                    parts.append(memoryview(next(source, b"")))
+                    if not parts[-1]:
+                        raise Damaged(f"share {self.site.number} ended early while it was read")
+                    have += len(parts[-1])
+                held = parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
+            block, held = held[:length], held[length:]
             hash_at = index * HASH_SIZE
             proved = block_hash(block) == self.hashes[hash_at : hash_at + HASH_SIZE]
             yield index, block if proved else None
