@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,9 @@ __all__ = ["SwarmRemote"]
 
 QUICK = 0.5
 """Seconds that a store has to answer where git-annex wants something to show, not something proved."""
+
+PROGRESS_INTERVAL = 0.1
+"""Seconds between two PROGRESS messages of a transfer."""
 
 COST = 175
 """git-annex's "semi-expensive": a local disk, and a little arithmetic."""
@@ -146,7 +150,7 @@ class SwarmRemote:
             sites=grid.sites(),
             stall=grid.settings.stall,
             notes=notes,
-            progress=job.progress,
+            progress=_Progress(job),
             cancelled=job.cancelled,
         ).run()
         _tell(job, "stored, but not everywhere", notes)
@@ -179,7 +183,7 @@ class SwarmRemote:
             sites=grid.sites(),
             stall=grid.settings.stall,
             notes=notes,
-            progress=job.progress,
+            progress=_Progress(job),
             cancelled=job.cancelled,
         ).run()
 
@@ -313,6 +317,20 @@ def _place(site: Site) -> str:
 
 def _shares(numbers: Sequence[int]) -> str:
     return ("share " if len(numbers) == 1 else "shares ") + ", ".join(map(str, numbers))
+
+
+class _Progress:
+    """Passes progress on some times a second: enough for git-annex's display and its stall detection."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._next = 0.0
+
+    def __call__(self, done: int) -> None:
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + PROGRESS_INTERVAL
+            self._job.progress(done)
 
 
 def _tell(job: Job, what: str, notes: Notes) -> None:

@@ -13,8 +13,6 @@ import os
 import signal
 import sys
 import threading
-from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 
 from annex_remote.errors import Cancelled
@@ -22,6 +20,7 @@ from annex_remote.protocol import messages as m
 from annex_remote.protocol.handler import Handler, UrlContents, UrlFile, perform, refuse
 from annex_remote.protocol.jobs import Channel, Job
 from annex_remote.protocol.session import Asked, Ended, Send
+from annex_remote.workers import workers
 
 __all__ = ["Handler", "Job", "Loop", "UrlContents", "UrlFile", "serve"]
 
@@ -48,7 +47,6 @@ class Loop:
         os.set_blocking(self.wakeup, False)
         self._status = 0
         self._channel = Channel(replies, broken=lambda: self.stop(1))
-        self._workers = _Workers()
 
     def run(self) -> int:
         """Serve until stdin ends, git-annex reports an error or is gone, or `stop` or a signal comes.
@@ -108,39 +106,9 @@ class Loop:
                 raise
 
         try:
-            self._workers.do(work)
+            workers.start(work)
         except RuntimeError as error:  # "can't start new thread"
             refuse(self._channel, job, request, f"cannot work on this: {error}")
-
-
-class _Workers:
-    """Daemon threads that are kept for the next request: as many as were ever at work at once."""
-
-    def __init__(self) -> None:
-        self._change = threading.Condition()
-        self._idle = 0  # threads that wait and are not promised to any work in the queue
-        self._queue: deque[Callable[[], None]] = deque()
-
-    def do(self, work: Callable[[], None]) -> None:
-        """Run `work` at once, on a thread of its own; raises RuntimeError when there is none to be had."""
-        with self._change:
-            if self._idle:
-                self._idle -= 1
-            else:
-                threading.Thread(target=self._work, name="worker", daemon=True).start()
-            self._queue.append(work)
-            self._change.notify()
-
-    def _work(self) -> None:
-        while True:
-            with self._change:
-                while not self._queue:
-                    self._change.wait()
-                work = self._queue.popleft()
-            work()
-            del work  # it holds the request and its job
-            with self._change:
-                self._idle += 1
 
 
 class _DebugLog(logging.Handler):

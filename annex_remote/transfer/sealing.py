@@ -126,17 +126,20 @@ class SealingPass:
 
     # The pass itself, on the thread that calls `run` and then `wait`.
 
-    def run(self, progress: Callable[[], None]) -> None:
-        """Seal the whole file; raises `Damaged` if it changes meanwhile, `Cancelled`, and `OSError`."""
+    def run(self, progress: Callable[[], None]) -> Header:
+        """Seal the whole file and return its header.
+
+        Raises `Damaged` if the file changes meanwhile, `Cancelled`, and `OSError`.
+        """
         try:
-            self._run(progress)
+            return self._run(progress)
         except BaseException as error:
             with self._lock:
                 self._failure = error
                 self._wake_all()
             raise
 
-    def _run(self, progress: Callable[[], None]) -> None:
+    def _run(self, progress: Callable[[], None]) -> Header:
         codec = self._codec
         hasher = codec.keys.content_hasher(codec.layout.size)
         with open(self._path, "rb", buffering=0) as source:
@@ -155,6 +158,7 @@ class SealingPass:
         with self._lock:
             self._tails = tails
             self._wake_all()
+        return header
 
     def _encode(self, item: tuple[int, bytes]) -> Encoded:
         index, data = item

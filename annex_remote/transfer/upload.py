@@ -66,6 +66,7 @@ class Upload:
         self._layout = Layout(os.stat(self.path).st_size, self.coding.needed, self.keys.cipher.overhead)
         self._codec = SegmentCodec(self.keys, self._layout)
         self._failed: dict[Site, Exception] = {}
+        self._expected: Header | None = None
         self._stored = self._keep_and_clear()
         self._send()
         if len(self._stored) >= self.coding.happy and not content_is_fixed(self.annex_key):
@@ -81,8 +82,9 @@ class Upload:
         self._failed.update(sighting.silent)
         if not sighting.shares and not sighting.damaged:
             return set()
-        expected = self._header(content_id_of(self.path, self._codec)).pack() if sighting.shares else b""
-        kept = {share.site for share in sighting.shares if share.header.pack() == expected}
+        if sighting.shares:
+            self._expected = self._header(content_id_of(self.path, self._codec))
+        kept = {share.site for share in sighting.shares if share.header == self._expected}
         stale = [share for share in sighting.shares if share.site not in kept]
         self._clear([share.site for share in stale] + list(sighting.damaged))
         left = [share for share in stale if share.site in self._failed]
@@ -173,7 +175,7 @@ class Upload:
         def progress() -> None:
             self.progress(self._safe_bytes(sealing, len(self._stored)))
 
-        sealing.run(progress)
+        self._expected = sealing.run(progress)
         sealing.wait(progress)
         for site in fed:
             dropped = sealing.feeds[site.number].dropped
@@ -208,9 +210,8 @@ class Upload:
 
     def _look_again(self) -> None:
         """Where another writer may store other content under this key, see whose shares are there now."""
-        expected = self._header(content_id_of(self.path, self._codec)).pack()
         sighting = self._look(sorted(self._stored, key=lambda site: site.number))
-        ours = {share.site for share in sighting.shares if share.header.pack() == expected}
+        ours = {share.site for share in sighting.shares if share.header == self._expected}
         for site in self._stored - ours:
             self._failed[site] = Unavailable("another upload under the same key replaced this share")
         self._stored = ours
