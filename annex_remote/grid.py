@@ -34,6 +34,7 @@ from annex_remote.roster import (
 )
 from annex_remote.settings import Settings
 from annex_remote.stores import open_store
+from annex_remote.stores.wrappers import Watched
 from annex_remote.transfer.sites import Notes, Site, ask_all, explain
 
 __all__ = ["Grid", "create_stores", "store_overrides"]
@@ -87,6 +88,8 @@ class Grid:
         self._overrides = dict(overrides or {})
         self._opener = opener
         self._lock = threading.Lock()
+        self._refreshing = threading.Lock()
+        """Held while the stores are asked: jobs that start together ask once."""
         self._stores: dict[tuple[str, str | None], Store] = {}
         self._sealed: bytes | None = None
         self._looked_at: float | None = None
@@ -112,7 +115,7 @@ class Grid:
         place = self.address(entry), marker_name(self.id, entry)
         with self._lock:
             if place not in self._stores:
-                self._stores[place] = self._opener(*place)
+                self._stores[place] = Watched(self._opener(*place), self.settings.stall)
             return self._stores[place]
 
     def sites(self) -> list[Site]:
@@ -157,9 +160,10 @@ class Grid:
 
     def refresh(self, notes: Notes, max_age: float = REFRESH) -> bool:
         """As `look_for_roster`, unless that was done in the last `max_age` seconds: then do nothing."""
-        if self._looked_at is not None and time.monotonic() - self._looked_at < max_age:
-            return False
-        return self.look_for_roster(notes)
+        with self._refreshing:
+            if self._looked_at is not None and time.monotonic() - self._looked_at < max_age:
+                return False
+            return self.look_for_roster(notes)
 
     def _fetch(self, entry: StoreEntry) -> Found | None:
         store = self.store(entry)

@@ -119,10 +119,18 @@ class SwarmRemote:
                 f"git annex enableremote {self._name or 'REMOTE'}"
             )
         if not grid.is_known:
-            from annex_remote.transfer.sites import Notes
-
-            grid.refresh(Notes())
+            self._refresh(None)
         return grid, grid.capability
+
+    def _refresh(self, job: Job | None) -> bool:
+        """See whether the stores have a newer roster, and tell the user what is odd about theirs."""
+        from annex_remote.transfer.sites import Notes
+
+        notes = Notes()
+        newer = self.grid().refresh(notes)
+        if job is not None:
+            _tell(job, "roster", notes)
+        return newer
 
     @staticmethod
     def _object_id(capability: Capability, key: str) -> str:
@@ -133,14 +141,14 @@ class SwarmRemote:
     # Transfers.
 
     def store(self, job: Job, key: str, path: str) -> None:
-        grid, capability = self._readable()
         from annex_remote.shares.crypto import ObjectKeys
         from annex_remote.transfer.sites import Notes
         from annex_remote.transfer.upload import Upload
 
-        notes = Notes()
-        grid.refresh(notes)
+        grid, capability = self._readable()
         _ = capability.signing_seed  # said before anything is read: this clone may not store
+        self._refresh(job)
+        notes = Notes()
         Upload(
             annex_key=key,
             path=path,
@@ -159,12 +167,11 @@ class SwarmRemote:
         from annex_remote.errors import NotEnough
         from annex_remote.transfer.sites import Notes
 
-        grid, _ = self._readable()
         notes = Notes()
         try:
             self._download(job, key, path, notes)
         except NotEnough:
-            if not grid.refresh(notes):
+            if not self._refresh(job):
                 raise
             notes = Notes()
             self._download(job, key, path, notes)
@@ -189,17 +196,15 @@ class SwarmRemote:
 
     def check_present(self, job: Job, key: str) -> bool:
         from annex_remote.errors import Unavailable
-        from annex_remote.transfer.sites import Notes
 
-        grid, _ = self._readable()
         try:
             present = self._is_present(key)
         except Unavailable:
-            if not grid.refresh(Notes()):
+            if not self._refresh(job):
                 raise
             return self._is_present(key)
         # A grid that changed elsewhere may keep the object on stores that this clone has not heard of.
-        return present or (grid.refresh(Notes()) and self._is_present(key))
+        return present or (self._refresh(job) and self._is_present(key))
 
     def _is_present(self, key: str) -> bool:
         from annex_remote.transfer.presence import is_present
@@ -219,8 +224,8 @@ class SwarmRemote:
 
         grid, capability = self._readable()
         _ = capability.signing_seed  # who may not store may not remove
+        self._refresh(job)
         notes = Notes()
-        grid.refresh(notes)
         remove_object(
             grid.sites(),
             self._object_id(capability, key),

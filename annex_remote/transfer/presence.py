@@ -61,12 +61,12 @@ class Sighting:
 
     def note(self, notes: Notes, *, missing: bool = True) -> None:
         """Tell a person what is not as it should be, a store a line."""
-        for site in self.absent if missing else ():
-            notes.add(site.name, f"share {site.number} is missing")
-        for site, error in self.damaged.items():
-            notes.add(site.name, f"share {site.number} is damaged: {error}")
-        for site, error in self.silent.items():
-            notes.add(site.name, explain(error))
+        lines = [(site, f"share {site.number} is damaged: {error}") for site, error in self.damaged.items()]
+        lines += [(site, explain(error)) for site, error in self.silent.items()]
+        if missing:
+            lines += [(site, f"share {site.number} is missing") for site in self.absent]
+        for site, text in sorted(lines, key=lambda line: line[0].number):
+            notes.add(site.name, text)
 
 
 def _never(_: Sighting) -> bool:

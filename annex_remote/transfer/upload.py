@@ -68,7 +68,9 @@ class Upload:
         self._failed: dict[Site, Exception] = {}
         self._expected: Header | None = None
         self._stored = self._keep_and_clear()
-        self._send()
+        able = [site for site in self.sites if site in self._stored or site not in self._failed]
+        if len(able) >= self.coding.happy:  # else nothing is sent that could not be enough
+            self._send()
         if len(self._stored) >= self.coding.happy and not content_is_fixed(self.annex_key):
             self._look_again()
         self._conclude()
