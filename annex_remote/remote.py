@@ -198,25 +198,30 @@ class SwarmRemote:
         from annex_remote.errors import Unavailable
 
         try:
-            present = self._is_present(key)
+            present = self._is_present(job, key)
         except Unavailable:
             if not self._refresh(job):
                 raise
-            return self._is_present(key)
+            return self._is_present(job, key)
         # A grid that changed elsewhere may keep the object on stores that this clone has not heard of.
-        return present or (self._refresh(job) and self._is_present(key))
+        return present or (self._refresh(job) and self._is_present(job, key))
 
-    def _is_present(self, key: str) -> bool:
+    def _is_present(self, job: Job, key: str) -> bool:
         from annex_remote.transfer.presence import is_present
+        from annex_remote.transfer.sites import Notes
 
         grid, capability = self._readable()
-        return is_present(
+        notes = Notes()
+        present = is_present(
             grid.sites(),
             self._object_id(capability, key),
             grid.verify_key,
-            needed=grid.roster.coding.needed,
+            coding=grid.roster.coding,
             stall=grid.settings.stall,
+            notes=notes,
         )
+        _tell(job, "there, but a repair of its shares is due", notes)
+        return present
 
     def remove(self, job: Job, key: str) -> None:
         from annex_remote.transfer.presence import remove_object

@@ -75,6 +75,7 @@ def default_coding(total: int) -> Coding:
     return Coding(needed, -(-(needed + total) // 2), total)
 
 
+_COUNT = re.compile(r"[0-9]{1,3}\Z")
 _STORE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}\Z")
 # As git's configuration variables: `git config remote.NAME.swarm-store-STORE` must be able to name it.
 
@@ -88,7 +89,7 @@ def parse_stores(text: str) -> tuple[FirstStore, ...]:
         if not equals or not address:
             raise BadSetting(f"stores: {word!r} is not NAME=ADDRESS, such as usb=dir:/media/usb/annex")
         check_store_name(name)
-        if star and not (count.isascii() and count.isdigit() and 1 <= int(count) <= MAX_SHARES):
+        if star and not (_COUNT.match(count) and 1 <= int(count) <= MAX_SHARES):
             raise BadSetting(f"stores: {label!r} does not say how many shares: write {name}*2={address}")
         stores.append(FirstStore(name, address, int(count) if star else 1))
     if not stores:
@@ -146,6 +147,8 @@ def read_settings(get: Callable[[str], str] | Mapping[str, str]) -> Settings:
         verify_key=_verify_key(ask("verify-key")),
     )
     made = ask("grid")
+    if made and made.count("/") != 3:
+        raise BadSetting("grid is damaged: initremote wrote needed/happy/total/cipher there")
     if made and settings.made_with() != made:
         was = "needed={} happy={} total={} share-cipher={}".format(*made.split("/"))
         raise BadSetting(f"this grid was made with {was}: that cannot be changed by a setting")

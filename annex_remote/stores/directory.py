@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from types import TracebackType
 
@@ -63,8 +64,13 @@ class DirectoryStore:
             self._make_folder(os.path.join(self.root, _PART))
             self._sweep()
             self._write(target, size, open_at)
+        except _SourceFailedError as failure:
+            raise failure.error from failure
         except OSError as error:
-            raise self._translate(error, f"writing {name}") from error
+            translated = self._translate(error, f"writing {name}")
+            if isinstance(translated, NotFound):  # its folder went away: no news about a share
+                translated = Unavailable(str(translated))
+            raise translated from error
 
     def _write(self, target: str, size: int, open_at: OpenAt) -> None:
         part = os.path.join(self.root, _PART, f"{os.path.basename(target)}.{secrets.token_hex(8)}")
@@ -87,13 +93,19 @@ class DirectoryStore:
     def read(self, name: str, start: int = 0, length: int | None = None) -> FileRange:
         path = os.path.join(self.root, check_name(name))
         try:
-            return FileRange(os.open(path, os.O_RDONLY | os.O_CLOEXEC), start, length)
+            # Without O_NONBLOCK, opening a FIFO that somebody put there would wait for ever.
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            try:
+                return FileRange(descriptor, start, length)
+            except BaseException:
+                os.close(descriptor)
+                raise
         except OSError as error:
             raise self._translate(error, f"reading {name}") from error
 
     def stat(self, name: str) -> int | None:
         try:
-            return os.stat(os.path.join(self.root, check_name(name))).st_size
+            return _regular_size(os.stat(os.path.join(self.root, check_name(name))))
         except OSError as error:
             translated = self._translate(error, f"looking at {name}")
             if isinstance(translated, NotFound):
@@ -113,12 +125,18 @@ class DirectoryStore:
     def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         self._check_marker()
         try:
-            folders = [prefix[:2]] if len(prefix) >= 2 else sorted(os.listdir(self.root))
+            folders = [prefix[:2]] if len(prefix) >= 2 else self._folders()
             for folder in folders:
                 if len(folder) == 2 and folder != "..":
                     yield from self._list_folder(folder, prefix)
         except OSError as error:
             raise self._translate(error, "listing") from error
+
+    def _folders(self) -> Sequence[str]:
+        try:
+            return sorted(os.listdir(self.root))
+        except FileNotFoundError:
+            return []  # a store that is being made; one with a marker was asked for it before
 
     def _list_folder(self, folder: str, prefix: str) -> Iterator[tuple[str, int]]:
         try:
@@ -188,7 +206,7 @@ class DirectoryStore:
         self._swept = True
         before = time.time() - LEFTOVER_AGE
         for entry in os.scandir(os.path.join(self.root, _PART)):
-            with suppress(FileNotFoundError):
+            with suppress(OSError):  # housekeeping: nothing that fails here is in the way of a share
                 if entry.stat(follow_symlinks=False).st_mtime < before:
                     os.unlink(entry.path)
 
@@ -198,7 +216,7 @@ class FileRange:
 
     def __init__(self, descriptor: int, start: int, length: int | None) -> None:
         self._descriptor = descriptor
-        self.size = os.fstat(descriptor).st_size
+        self.size = _regular_size(os.fstat(descriptor))
         self._at = start
         self._end = self.size if length is None else min(self.size, start + length)
 
@@ -222,9 +240,30 @@ class FileRange:
         os.close(self._descriptor)
 
 
+def _regular_size(status: os.stat_result) -> int:
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "what stands there is not a file")
+    return status.st_size
+
+
+class _SourceFailedError(Exception):
+    """Carries an error of what is being stored past the translation of the store's own errors."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _from_source(open_at: OpenAt) -> Iterator[bytes | memoryview]:
+    try:
+        yield from open_at(0)
+    except OSError as error:
+        raise _SourceFailedError(error) from error
+
+
 def _write_all(descriptor: int, size: int, open_at: OpenAt) -> None:
     written = 0
-    for piece in open_at(0):
+    for piece in _from_source(open_at):
         written += len(piece)
         if written > size:
             break

@@ -23,7 +23,7 @@ from annex_remote.shares.layout import SEGMENT_SIZE
 from annex_remote.transfer.opening import OpenShare
 from annex_remote.transfer.pipeline import CORES, in_order
 from annex_remote.transfer.plan import FetchPlan, Request
-from annex_remote.transfer.presence import Look, Sighting
+from annex_remote.transfer.presence import GRACE, TICK, Look, Sighting
 from annex_remote.transfer.sites import Clock, Notes, Site, explain
 from annex_remote.workers import workers
 
@@ -35,13 +35,8 @@ WINDOW = 8
 AHEAD = 3 * WINDOW
 """Segments that may be under way or wait to be written: bounds the memory of a download."""
 
-GRACE = 0.1
-"""Seconds that stores which answer late are waited for, once there are shares enough."""
-
 LATE = 5.0
 """Seconds after which a store that has still not answered is reported."""
-
-TICK = 0.25
 
 
 @dataclass

@@ -65,10 +65,12 @@ class FetchPlan:
                 self._asked[segment] = set()
                 self._short.add(segment)
             self._next = stop
+        # All are chosen before any is recorded: what is refused now may be possible when a share comes late.
+        chosen = {segment: self._choose(segment) for segment in sorted(self._short)}
         wanted: dict[int, list[int]] = defaultdict(list)
-        for segment in sorted(self._short):
-            for number in self._choose(segment):
-                self._asked[segment].add(number)
+        for segment, numbers in chosen.items():
+            self._asked[segment].update(numbers)
+            for number in numbers:
                 wanted[number].append(segment)
         self._short.clear()
         return [request for number, segments in wanted.items() for request in self._join(number, segments)]

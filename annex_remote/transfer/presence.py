@@ -10,11 +10,14 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from annex_remote.errors import Cancelled, Damaged, NotFound, Unavailable
-from annex_remote.model import ShareName
+from annex_remote.model import Coding, ShareName
 from annex_remote.transfer.opening import OpenShare, largest_group, open_share
 from annex_remote.transfer.sites import Answer, Asking, Clock, Notes, Site, ask_all, explain, silence
 
-__all__ = ["Look", "Sighting", "is_present", "remove_object"]
+__all__ = ["GRACE", "TICK", "Look", "Sighting", "is_present", "remove_object"]
+
+GRACE = 0.1
+"""Seconds that stores which answer late are waited for, once enough is known without them."""
 
 TICK = 0.25
 """Seconds between looks at the clock and at cancellation while waiting."""
@@ -149,22 +152,28 @@ class Look:
             self.sighting.silent[site] = silence(round(self._clock() - self._began))
 
 
-def is_present(sites: Sequence[Site], object_id: str, verify_key: bytes, *, needed: int, stall: float) -> bool:
-    """True as soon as enough shares that belong together are seen; False only where absence is proved.
+def is_present(
+    sites: Sequence[Site], object_id: str, verify_key: bytes, *, coding: Coding, stall: float, notes: Notes
+) -> bool:
+    """True when enough shares that belong together are seen; False only where absence is proved.
 
     Absence is proved when the sites that could not be asked, or whose share does not prove, are too few to
-    complete any upload. Raises `Unavailable` naming the stores otherwise.
+    complete any upload. Raises `Unavailable` naming the stores otherwise. An object with fewer shares than
+    `happy`, as an upload that failed leaves it, is in `notes`: it is there, and one loss nearer to its end.
     """
-    look = Look(sites, object_id, verify_key, needed=needed, stall=stall)
-    sighting = look.wait(lambda seen: bool(seen.decodable()))
-    if sighting.decodable():
+    look = Look(sites, object_id, verify_key, needed=coding.needed, stall=stall)
+    sighting = look.wait(lambda seen: bool(seen.decodable()), grace=GRACE)
+    group = sighting.decodable()
+    if group:
+        if len(group) < coding.happy and look.is_over and not sighting.silent:
+            sighting.note(notes)
         return True
-    if not sighting.could_hide(needed):
+    if not sighting.could_hide(coding.needed):
         return False
     causes = Notes()
     sighting.note(causes, missing=False)
     raise Unavailable(
-        f"{len(sighting.shares)} shares were seen, {needed} are needed, and these stores may have more: "
+        f"{len(sighting.shares)} shares were seen, {coding.needed} are needed, and these stores may have more: "
         + "; ".join(causes.lines)
     )
 
