@@ -30,7 +30,8 @@ EXIT_TROUBLE = 1
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-out = Console(soft_wrap=True, highlight=False)
+# Into a pipe or a file every row is one line, however long.
+out = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 4096)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 

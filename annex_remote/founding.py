@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 
 from annex_remote.capability import Capability
@@ -14,12 +15,12 @@ from annex_remote.credentials import (
     environment_capability,
     keep_capability,
 )
-from annex_remote.errors import BadSetting
-from annex_remote.grid import Grid, create_stores
+from annex_remote.errors import BadSetting, SwarmError
+from annex_remote.grid import Found, Grid, create_stores, read_roster
 from annex_remote.protocol.jobs import Job
-from annex_remote.roster import StoreEntry, first_roster, grid_id
+from annex_remote.roster import StoreEntry, first_roster, grid_id, marker_number, roster_serial
 from annex_remote.settings import Settings, read_settings
-from annex_remote.stores import check_address
+from annex_remote.stores import check_address, open_store
 from annex_remote.transfer.sites import Notes
 
 __all__ = ["initialise"]
@@ -90,13 +91,46 @@ def _sharing_a_disk(entries: Iterable[StoreEntry]) -> list[list[str]]:
 
 
 def _found_again(job: Job, settings: Settings, capability: Capability) -> bool:
-    """Take up a grid that is on the stores already: its repository was lost, or this is another repository."""
-    grid = Grid(settings, capability.verify_key, capability)
-    grid.look_for_roster(Notes())
-    if not grid.is_known:
+    """Take up a grid that is on the stores already: its repository was lost, or this is another repository.
+
+    The stores may be named in another order or mounted elsewhere than before: their markers tell which is
+    which. Raises `BadSetting` if there are traces of the grid, but no roster that proves.
+    """
+    identity = grid_id(capability.verify_key)
+    newest: Found | None = None
+    addresses: dict[int, str] = {}
+    for first in settings.stores:
+        store = open_store(first.address)
+        with suppress(SwarmError):
+            for name, _ in list(store.list(f"{identity[:2]}/{identity}.")):
+                number, serial = marker_number(identity, name), roster_serial(identity, name)
+                if number is not None:
+                    addresses[number] = first.address
+                if serial is not None:
+                    with suppress(SwarmError):
+                        found = read_roster(store, capability.verify_key, serial)
+                        newest = found if newest is None or found.rank > newest.rank else newest
+    if newest is None and not addresses:
         return False
+    if newest is None:
+        raise BadSetting(
+            "these stores belong to a grid of this capability, but none has a roster that proves: "
+            "name all its stores"
+        )
+    grid = Grid(settings, capability.verify_key, capability, found=newest)
+    roster = grid.roster
+    for entry in roster.active:
+        address = addresses.get(entry.numbers[0], entry.address)
+        if address != entry.address:
+            roster = roster.with_changed(entry.name, address=address)
+            job.info(f"{entry.name} is now at {address}")
+    if roster is not grid.roster:
+        grid.change(roster)
     _save(job, grid, capability)
-    job.info(f"these stores hold a grid of this capability (roster {grid.roster.serial}): it is taken up again")
+    job.info(
+        f"these stores hold a grid of this capability, {roster.coding} over "
+        f"{' '.join(entry.name for entry in roster.active)}: it is taken up again, as it is"
+    )
     return True
 
 

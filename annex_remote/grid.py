@@ -37,7 +37,7 @@ from annex_remote.stores import open_store
 from annex_remote.stores.wrappers import Watched
 from annex_remote.transfer.sites import Notes, Site, ask_all, explain
 
-__all__ = ["Grid", "create_stores", "store_overrides"]
+__all__ = ["Found", "Grid", "create_stores", "read_roster", "store_overrides"]
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Grid:
     """Thread safe. `verify_key` proves everything that comes from a store; `capability` may be None.
 
     `cache` is the file that keeps the newest roster, None for none. `overrides` maps a store's name to where
-    this clone finds it.
+    this clone finds it. `found` is a roster that was read already.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class Grid:
         *,
         cache: str | None = None,
         overrides: Mapping[str, str] | None = None,
+        found: Found | None = None,
         opener: StoreOpener = open_store,
     ) -> None:
         self.settings = settings
@@ -96,6 +97,8 @@ class Grid:
         self._roster = self._from_cache() or first_roster(
             verify_key, settings.coding, settings.cipher, settings.stores
         )
+        if found is not None:
+            self._take_up(found)
 
     @property
     def roster(self) -> Roster:
@@ -145,17 +148,16 @@ class Grid:
         entries = {entry.name: entry for entry in self.roster.active}
         found: dict[str, Found | None] = {}
         for answer in ask_all({name: partial(self._fetch, entries[name]) for name in entries}, ROSTER_WAIT):
-            if isinstance(answer.error, Damaged):
-                notes.add(answer.asked, f"its roster is refused: {answer.error}")
-                found[answer.asked] = None
-            elif answer.error is None:
-                found[answer.asked] = answer.value
-            else:
+            if answer.value is None:
                 log.debug("%s: no roster: %s", answer.asked, explain(answer.error))
+                continue
+            found[answer.asked], refused = answer.value
+            if refused is not None:
+                notes.add(answer.asked, f"a roster is refused: {refused}")
         newest = max((each for each in found.values() if each), key=lambda each: each.rank, default=None)
         if newest is not None and newest.rank > before:
             self._take_up(newest)
-        self._hand_out(entries, found, notes)
+        self._hand_out(found, notes)
         return self._roster.serial > before[0]
 
     def refresh(self, notes: Notes, max_age: float = REFRESH) -> bool:
@@ -165,27 +167,19 @@ class Grid:
                 return False
             return self.look_for_roster(notes)
 
-    def _fetch(self, entry: StoreEntry) -> Found | None:
-        store = self.store(entry)
-        names = (name for name, _ in store.list(f"{self.id[:2]}/{self.id}.r"))
-        serials = sorted({serial for name in names if (serial := roster_serial(self.id, name)) is not None})
+    def _fetch(self, entry: StoreEntry) -> tuple[Found | None, Damaged | None]:
+        """Return the newest roster on a store that proves, and why a newer one was refused."""
+        # Before a roster is known, which of the first stores has which number, and so its marker, is not either.
+        store = self.store(entry) if self.is_known else self._opener(self.address(entry), None)
+        names = [name for name, _ in store.list(f"{self.id[:2]}/{self.id}.r")]
+        serials = {serial for name in names if (serial := roster_serial(self.id, name)) is not None}
         refused: Damaged | None = None
-        for serial in reversed(serials):
+        for serial in sorted(serials, reverse=True):
             try:
-                return self._read(store, serial)
+                return read_roster(store, self.verify_key, serial), refused
             except Damaged as error:
-                refused = error
-        if refused is not None:
-            raise refused
-        return None
-
-    def _read(self, store: Store, serial: int) -> Found:
-        with store.read(roster_name(self.id, serial), 0, MAX_SIZE + 1) as stream:
-            sealed = b"".join(stream)
-        roster = open_roster(sealed, self.verify_key)
-        if roster.serial != serial:
-            raise Damaged(f"a roster with serial {roster.serial} stands under the name of serial {serial}")
-        return Found(roster, sealed)
+                refused = refused or error
+        return None, refused
 
     def _take_up(self, found: Found) -> None:
         self._roster, self._sealed = found.roster, found.sealed
@@ -213,19 +207,18 @@ class Grid:
         self._sealed = sealed
         return roster
 
-    def _hand_out(
-        self, entries: Mapping[str, StoreEntry], found: Mapping[str, Found | None], notes: Notes
-    ) -> None:
+    def _hand_out(self, found: Mapping[str, Found | None], notes: Notes) -> None:
         """Bring the stores that answered up to date: a copy of what is signed needs no capability."""
         if self._sealed is None:
             return
-        for name, each in found.items():
-            if each is not None and each.rank >= (self._roster.serial, self._sealed):
+        for entry in self._roster.active:
+            each = found.get(entry.name)
+            if entry.name not in found or (each and each.rank >= (self._roster.serial, self._sealed)):
                 continue
             if each is not None:
-                notes.add(name, f"had roster {each.roster.serial}, the newest is {self._roster.serial}")
+                notes.add(entry.name, f"had roster {each.roster.serial}, the newest is {self._roster.serial}")
             with suppress(SwarmError):
-                self._give(self.store(entries[name]), self._roster.serial, self._sealed)
+                self._give(self.store(entry), self._roster.serial, self._sealed)
 
     def _give(self, store: Store, serial: int, sealed: bytes) -> None:
         store.put(roster_name(self.id, serial), len(sealed), lambda at: [sealed[at:]])
@@ -255,6 +248,16 @@ class Grid:
             raise next(iter(failed.values()))
         self._take_up(Found(roster, sealed))
         return failed
+
+
+def read_roster(store: Store, verify_key: bytes, serial: int) -> Found:
+    """Read and prove the roster with `serial`; raises `NotFound`, `Damaged`, and what the store raises."""
+    with store.read(roster_name(grid_id(verify_key), serial), 0, MAX_SIZE + 1) as stream:
+        sealed = b"".join(stream)
+    roster = open_roster(sealed, verify_key)
+    if roster.serial != serial:
+        raise Damaged(f"a roster with serial {roster.serial} stands under the name of serial {serial}")
+    return Found(roster, sealed)
 
 
 class _Unusable:

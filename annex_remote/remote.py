@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from annex_remote.errors import BadSetting, NoCapability, SwarmError
+from annex_remote.errors import BadSetting, NoCapability, SwarmError, Unavailable
 from annex_remote.protocol.handler import UrlContents, UrlFile
 from annex_remote.protocol.jobs import Job
 from annex_remote.protocol.messages import Availability
@@ -120,6 +120,11 @@ class SwarmRemote:
             )
         if not grid.is_known:
             self._refresh(None)
+            if not grid.is_known:
+                raise Unavailable(
+                    "the list of this remote's stores is not known here, and none of its first stores shows it: "
+                    + ", ".join(f"{entry.name}={grid.address(entry)}" for entry in grid.roster.active)
+                )
         return grid, grid.capability
 
     def _refresh(self, job: Job | None) -> bool:
@@ -195,8 +200,6 @@ class SwarmRemote:
         ).run()
 
     def check_present(self, job: Job, key: str) -> bool:
-        from annex_remote.errors import Unavailable
-
         try:
             present = self._is_present(job, key)
         except Unavailable:

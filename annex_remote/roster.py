@@ -38,6 +38,7 @@ __all__ = [
     "first_roster",
     "grid_id",
     "marker_name",
+    "marker_number",
     "open_roster",
     "roster_name",
     "roster_serial",
@@ -178,6 +179,12 @@ def roster_serial(grid: str, name: str) -> int | None:
 def marker_name(grid: str, entry: StoreEntry) -> str:
     """Return the name of the marker that tells a store from an empty mount point and from another store."""
     return f"{grid[:2]}/{grid}.s{entry.numbers[0]}"
+
+
+def marker_number(grid: str, name: str) -> int | None:
+    """Return the first share number of the store whose marker is called `name`, None if it is no marker."""
+    text = name.removeprefix(f"{grid[:2]}/{grid}.s")
+    return int(text) if text != name and text.isascii() and text.isdigit() else None
 
 
 def seal_roster(roster: Roster, capability: Capability) -> bytes:

@@ -129,8 +129,9 @@ def read_settings(get: Callable[[str], str] | Mapping[str, str]) -> Settings:
     stores = parse_stores(ask("stores"))
     shares = sum(store.shares for store in stores)
     total = _number("total", ask("total"), shares)
-    if total > shares:
-        raise BadSetting(f"total={total}, but the stores can keep only {shares} shares: name more stores")
+    made = ask("grid")
+    if total > shares and not made:  # later, the roster says which stores there are
+        raise BadSetting(f"total={total}, but the stores together can keep {shares}: name more stores")
     if total < 1:
         raise BadSetting("total=0 cannot be: at least one share is stored")
     usual = default_coding(total)
@@ -146,7 +147,6 @@ def read_settings(get: Callable[[str], str] | Mapping[str, str]) -> Settings:
         stall=_seconds("stall", ask("stall")),
         verify_key=_verify_key(ask("verify-key")),
     )
-    made = ask("grid")
     if made and made.count("/") != 3:
         raise BadSetting("grid is damaged: initremote wrote needed/happy/total/cipher there")
     if made and settings.made_with() != made:

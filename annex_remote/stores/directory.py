@@ -55,10 +55,19 @@ class DirectoryStore:
         self.root = root
         self.marker = marker
         self._swept = False
+        self._made: list[str] = []
+        """Folders that were made by this object, in their order."""
 
     def put(self, name: str, size: int, open_at: OpenAt) -> None:
         target = os.path.join(self.root, check_name(name))
         self._check_marker()
+        try:
+            self._put(name, target, size, open_at)
+        except BaseException:
+            self._withdraw()
+            raise
+
+    def _put(self, name: str, target: str, size: int, open_at: OpenAt) -> None:
         try:
             self._make_folder(os.path.dirname(target))
             self._make_folder(os.path.join(self.root, _PART))
@@ -121,6 +130,7 @@ class DirectoryStore:
             translated = self._translate(error, f"removing {name}")
             if not isinstance(translated, NotFound):
                 raise translated from error
+        self._withdraw()
 
     def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         self._check_marker()
@@ -192,12 +202,20 @@ class DirectoryStore:
         if os.path.isdir(folder):
             return
         if self.marker is None:
-            os.makedirs(folder, exist_ok=True)
-        else:
-            # One level only: the store's own directory is never made anew under an absent mount.
-            with suppress(FileExistsError):
-                os.mkdir(folder)
+            # The store is being made. With a marker, its own directory is never made anew under an absent mount.
+            self._make_folder(os.path.dirname(folder))
+        with suppress(FileExistsError):
+            os.mkdir(folder)
+            self._made.append(folder)
         _sync_folder(os.path.dirname(folder))
+
+    def _withdraw(self) -> None:
+        """Where a store is being made and comes to nothing, leave no empty folder behind."""
+        if self.marker is None:
+            for folder in reversed(self._made):
+                with suppress(OSError):  # not empty: it came to something
+                    os.rmdir(folder)
+            self._made.clear()
 
     def _sweep(self) -> None:
         """Once a process, remove what writers that were killed long ago left behind."""
