@@ -280,10 +280,12 @@ def create_stores(grid_identity: str, entries: Sequence[StoreEntry], opener: Sto
 
     Raises `BadSetting` naming the first store that cannot be used; then the markers that were made are gone.
     """
+    opened: list[Store] = []
     made: list[tuple[Store, str]] = []
     try:
         for entry in entries:
             store, name = opener(entry.address, None), marker_name(grid_identity, entry)
+            opened.append(store)
             text = f"git-annex-remote-swarm: store {entry.name} of grid {grid_identity}\n".encode()
             try:
                 store.put(name, len(text), lambda at, text=text: [text[at:]])  # type: ignore[misc]
@@ -298,6 +300,9 @@ def create_stores(grid_identity: str, entries: Sequence[StoreEntry], opener: Sto
             with suppress(SwarmError):
                 store.delete(name)
         raise
+    finally:
+        for store in opened:
+            store.close()
 
 
 def store_overrides(git_dir: str, remote_name: str | None) -> dict[str, str]:

@@ -62,13 +62,6 @@ class DirectoryStore:
         target = os.path.join(self.root, check_name(name))
         self._check_marker()
         try:
-            self._put(name, target, size, open_at)
-        except BaseException:
-            self._withdraw()
-            raise
-
-    def _put(self, name: str, target: str, size: int, open_at: OpenAt) -> None:
-        try:
             self._make_folder(os.path.dirname(target))
             self._make_folder(os.path.join(self.root, _PART))
             self._sweep()
@@ -130,7 +123,6 @@ class DirectoryStore:
             translated = self._translate(error, f"removing {name}")
             if not isinstance(translated, NotFound):
                 raise translated from error
-        self._withdraw()
 
     def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         self._check_marker()
@@ -169,7 +161,11 @@ class DirectoryStore:
         return figures.f_bavail * figures.f_frsize
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Where a store was being made and came to nothing, leave no empty folder behind."""
+        if self.marker is None:
+            for folder in reversed(self._made):
+                with suppress(OSError):  # not empty: it came to something
+                    os.rmdir(folder)
 
     def _check_marker(self) -> None:
         """Raise `Unavailable` unless this is the store that it is meant to be."""
@@ -208,14 +204,6 @@ class DirectoryStore:
             os.mkdir(folder)
             self._made.append(folder)
         _sync_folder(os.path.dirname(folder))
-
-    def _withdraw(self) -> None:
-        """Where a store is being made and comes to nothing, leave no empty folder behind."""
-        if self.marker is None:
-            for folder in reversed(self._made):
-                with suppress(OSError):  # not empty: it came to something
-                    os.rmdir(folder)
-            self._made.clear()
 
     def _sweep(self) -> None:
         """Once a process, remove what writers that were killed long ago left behind."""
