@@ -157,11 +157,11 @@ def _join(job: Job, settings: Settings, verify_key: bytes, given: Capability | N
     grid = Grid(settings, verify_key, capability)
     notes = Notes()
     grid.look_for_roster(notes)
-    if grid.is_known:
-        names = {entry.name for entry in grid.roster.stores}
-        strange = [store.name for store in settings.stores if store.name not in names]
-        if strange:
-            raise BadSetting(f"stores: {', '.join(strange)} is no store of this grid; {_WAY_IN}")
+    # Offline, the names that the grid was made with are all that is known; online, the roster's too.
+    names = settings.first_names | {entry.name for entry in grid.roster.stores if grid.is_known}
+    strange = [store.name for store in settings.stores if store.name not in names]
+    if strange:
+        raise BadSetting(f"stores: {', '.join(strange)} is no store of this grid; {_WAY_IN}")
     if capability is None:
         job.info(
             f"no capability is kept here: to read and store, set {ENVIRONMENT} to the one that "

@@ -62,11 +62,25 @@ class Settings:
     stall: float
     verify_key: bytes | None
     """The grid's Ed25519 public key, or None before the grid is made."""
+    first_names: frozenset[str] = frozenset()
+    """The names that `stores` had when the grid was made; empty before."""
 
     def made_with(self) -> str:
         """Return the text of the setting `grid`: what cannot be changed by editing the configuration."""
+        return f"{self._coded()}/{','.join(store.name for store in self.stores)}"
+
+    def _coded(self) -> str:
         coding = self.coding
         return f"{coding.needed}/{coding.happy}/{coding.total}/{self.cipher.setting}"
+
+    def check_made_with(self, made: str) -> None:
+        """Raise `BadSetting` if these settings differ from `made`, the text of the setting `grid`."""
+        coded, _, _ = made.rpartition("/")
+        if coded.count("/") != 3:
+            raise BadSetting("grid is damaged: initremote wrote needed/happy/total/cipher/stores there")
+        if coded != self._coded():
+            was = "needed={} happy={} total={} share-cipher={}".format(*coded.split("/"))
+            raise BadSetting(f"this grid was made with {was}: that cannot be changed by a setting")
 
 
 def default_coding(total: int) -> Coding:
@@ -146,12 +160,10 @@ def read_settings(get: Callable[[str], str] | Mapping[str, str]) -> Settings:
         cipher=Cipher.from_setting(cipher_name) if cipher_name else default_cipher(),
         stall=_seconds("stall", ask("stall")),
         verify_key=_verify_key(ask("verify-key")),
+        first_names=frozenset(made.rpartition("/")[2].split(",")) if made else frozenset(),
     )
-    if made and made.count("/") != 3:
-        raise BadSetting("grid is damaged: initremote wrote needed/happy/total/cipher there")
-    if made and settings.made_with() != made:
-        was = "needed={} happy={} total={} share-cipher={}".format(*made.split("/"))
-        raise BadSetting(f"this grid was made with {was}: that cannot be changed by a setting")
+    if made:
+        settings.check_made_with(made)
     return settings
 
 
