@@ -9,7 +9,6 @@ import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from types import TracebackType
 
 from annex_remote.errors import BadSetting, Damaged, Denied, Full, NotFound, StoreError, Unavailable
 from annex_remote.model import OpenAt, check_name
@@ -240,9 +239,7 @@ class FileRange:
     def __enter__(self) -> FileRange:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)
 
 

@@ -90,6 +90,7 @@ class SealingPass:
 
     `numbers` are all shares of the upload: the signed table has all of them, so that a lost one, or one that
     could not be stored, can be rebuilt later by whoever has the verify key. `make_header` gets the content id.
+    `expected` is the header of the shares that are stored already, if there are any.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class SealingPass:
         fed: Sequence[int],
         signing_seed: bytes,
         *,
+        expected: Header | None,
         stall: float,
         clock: Clock,
         cancelled: threading.Event,
@@ -110,6 +112,7 @@ class SealingPass:
         self._make_header = make_header
         self._numbers = tuple(numbers)
         self._seed = signing_seed
+        self._expected = expected
         self._stall = stall
         self._clock = clock
         self._cancelled = cancelled
@@ -152,6 +155,9 @@ class SealingPass:
                 self._publish(index, blocks)
                 progress()
         header = self._make_header(hasher.digest())
+        if self._expected is not None and header != self._expected:
+            # Before any share of it can be whole: a store never gets to see the end.
+            raise Damaged("the file changed since its other shares were stored")
         roots = {number: share_root(number, bytes(self._hashes[number])) for number in self._numbers}
         signature = sign(header, roots, self._seed)
         tails = {number: Tail(header, roots, signature, number).pack() for number in self.feeds}

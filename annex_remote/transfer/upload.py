@@ -156,6 +156,7 @@ class Upload:
             [site.number for site in table],
             [site.number for site in fed],
             self._seed,
+            expected=self._expected,
             stall=self.stall,
             clock=self.clock,
             cancelled=self.cancelled,
@@ -231,7 +232,7 @@ class Upload:
 
     def _causes(self) -> list[str]:
         causes = Notes()
-        for site, error in self._failed.items():
+        for site, error in sorted(self._failed.items(), key=lambda item: item[0].number):
             causes.add(site.name, explain(error))
         return causes.lines
 
