@@ -81,6 +81,8 @@ class Feed:
         self.hungry = False
         """True while the feed waits for the pass: no progress is then no fault of the store."""
         self.moved = now
+        self.sent: dict[int, bytes] = {}
+        """Hashes of the blocks that this feed read by itself: they must be those that the pass has signed."""
         self.dropped: SwarmError | None = None
         self.done = False
 
@@ -293,9 +295,7 @@ class SealingPass:
             source.seek(first * SEGMENT_SIZE)
             for index in range(first, codec.layout.segments):
                 _, [block] = codec.encode(index, _segment(source, codec, index), [feed.number])
-                known = bytes(self._hashes[feed.number][index * HASH_SIZE : (index + 1) * HASH_SIZE])
-                if known and known != block_hash(block):
-                    raise Damaged("the file changed while it was read")
+                feed.sent[index] = block_hash(block)
                 yield block
                 with self._lock:
                     self._check(feed)
@@ -307,7 +307,11 @@ class SealingPass:
         with self._lock:
             self._wait_hungry(feed, lambda: self._tails is not None)
             assert self._tails is not None
-            return bytes(self._hashes[feed.number]) + self._tails[feed.number]
+            hashes = bytes(self._hashes[feed.number])
+            for index, sent in feed.sent.items():
+                if sent != hashes[index * HASH_SIZE : (index + 1) * HASH_SIZE]:
+                    raise Damaged("the file changed while it was read")
+            return hashes + self._tails[feed.number]
 
     def _wait_hungry(self, feed: Feed, ready: Callable[[], bool]) -> None:
         """Wait, with the lock held, until `ready`; raises `Cancelled` when there is no use in going on."""
