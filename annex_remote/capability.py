@@ -43,7 +43,8 @@ class Capability:
     @classmethod
     def parse(cls, text: str) -> Capability:
         """Read a printed capability; raises `BadSetting`, with words that do not repeat the secret."""
-        word = text.strip().lower()
+        word = text.strip(" \t\r\n")
+        word = word.lower() if word.isascii() else ""
         kind, _, body = word.removeprefix(_MARK).partition("-")
         if not word.startswith(_MARK) or kind not in _LENGTHS:
             raise BadSetting("this is not a capability: one begins with swarm-full-, swarm-read- or swarm-verify-")

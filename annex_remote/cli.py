@@ -18,9 +18,9 @@ from annex_remote.capability import Capability
 from annex_remote.consult import consult, open_grid
 from annex_remote.errors import BadSetting, NoCapability, SwarmError
 from annex_remote.grid import Grid, create_stores
-from annex_remote.roster import ACTIVE, DEFAULT_COST, Roster, marker_name
+from annex_remote.roster import ACTIVE, DEFAULT_COST, GONE, Roster, StoreEntry, marker_name
 from annex_remote.settings import parse_stores
-from annex_remote.stores import check_address
+from annex_remote.stores import check_address, open_store
 from annex_remote.transfer.sites import Notes, ask_all, explain
 
 __all__ = ["main"]
@@ -111,24 +111,29 @@ class _ListByDefault(click.Group):
 @main.group(cls=_ListByDefault)
 @click.argument("remote")
 @click.pass_context
-@plainly
 def stores(context: click.Context, remote: str) -> None:
     """List the stores of REMOTE; or add, remove or change one."""
+    context.obj = remote
+
+
+def _open(remote: str) -> Grid:
+    """Return the grid of a remote, with the newest roster that its stores have."""
     notes = Notes()
     grid = open_grid(consult(remote))
     grid.look_for_roster(notes)
     for line in notes.lines:
         err.print(line, markup=False)
-    context.obj = grid
+    return grid
 
 
 @stores.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a store.")
 @click.pass_obj
 @plainly
-def list_stores(grid: Grid, as_json: bool) -> None:
+def list_stores(remote: str, as_json: bool) -> None:
     """List the stores, and ask each whether it is there. Exit status 1 if one is not."""
-    questions = {entry.name: partial(_see, grid, entry.name) for entry in grid.roster.active}
+    grid = _open(remote)
+    questions = {entry.name: partial(grid.see, entry) for entry in grid.roster.readable}
     reach = {answer.asked: answer.error for answer in ask_all(questions, grid.settings.stall)}
     (_print_json if as_json else _print_table)(grid, reach)
     sys.exit(EXIT_TROUBLE if any(reach.values()) else 0)
@@ -144,7 +149,7 @@ def _print_json(grid: Grid, reach: Mapping[str, Exception | None]) -> None:
             "cost": entry.cost,
             "zone": entry.zone,
             "state": entry.state,
-            "reachable": entry.state == ACTIVE and error is None,
+            "reachable": entry.state != GONE and error is None,
             "error": explain(error) if error else None,
             "serial": grid.roster.serial,
         }
@@ -158,19 +163,18 @@ def _print_table(grid: Grid, reach: Mapping[str, Exception | None]) -> None:
         table.add_column(heading, overflow="fold")
     for entry in roster.stores:
         error = reach.get(entry.name)
-        state = entry.state if entry.state != ACTIVE else (explain(error) if error else "there")
+        seen = explain(error) if error else "there"
+        state = {ACTIVE: seen, GONE: GONE}.get(entry.state, f"{entry.state}, {seen}")
         numbers = " ".join(map(str, entry.numbers))
         table.add_row(entry.name, numbers, grid.address(entry), str(entry.cost), entry.zone, state)
     out.print(table)
     out.print(f"{roster.coding}, roster {roster.serial}; survives the loss of {roster.survives_in_words()}")
 
 
-def _see(grid: Grid, name: str) -> None:
-    entry = grid.roster.entry(name)
-    grid.store(entry).stat(marker_name(grid.id, entry))
-
-
 dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+force_option = click.option(
+    "--force", is_flag=True, help="Also if most stores cannot be reached, or objects may be lost."
+)
 cost_option = click.option(
     "--cost", type=click.IntRange(0, 100000), help="Relative cost of reading; 100 is usual."
 )
@@ -181,44 +185,63 @@ zone_option = click.option("--zone", help="Stores of one zone may fail together.
 @click.argument("store", metavar="NAME=ADDRESS")
 @cost_option
 @zone_option
+@force_option
 @dry_run_option
 @click.pass_obj
 @plainly
-def add_store(grid: Grid, store: str, cost: int | None, zone: str | None, dry_run: bool) -> None:
+def add_store(remote: str, store: str, cost: int | None, zone: str | None, force: bool, dry_run: bool) -> None:
     """Add a store: new uploads may use it. Shares of what is stored already do not move."""
     [first] = parse_stores(store) if len(store.split()) == 1 else [None]
     if first is None:
         raise BadSetting(f"{store!r} is not one store: add them one by one")
     first = replace(first, address=check_address(first.address))
+    grid = _open(remote)
     roster = grid.roster.with_added(first, DEFAULT_COST if cost is None else cost, zone or "")
     entry = roster.entry(first.name)
     if not dry_run:
         _held(grid.capability, "this remote")
         create_stores(grid.id, [entry])
-    _change(grid, roster, f"added {entry.name}, share {' '.join(map(str, entry.numbers))}", dry_run)
+    _change(grid, roster, f"added {entry.name}, share {' '.join(map(str, entry.numbers))}", dry_run, force)
 
 
 @stores.command("remove")
 @click.argument("store")
+@click.option("--gone", is_flag=True, help="It is lost or emptied: do not ask it for its shares any more.")
+@force_option
 @dry_run_option
 @click.pass_obj
 @plainly
-def remove_store(grid: Grid, store: str, dry_run: bool) -> None:
-    """Stop using a store. Its shares stay where they are, and are not counted any more."""
-    roster = grid.roster.with_removed(store)
-    _change(grid, roster, f"removed {store}; the shares that it kept are not used any more", dry_run)
+def remove_store(remote: str, store: str, gone: bool, force: bool, dry_run: bool) -> None:
+    """Put no more shares on a store.
+
+    The shares that it keeps stay there, and are read and counted as long as it can be reached. With --gone it is
+    not asked any more.
+    """
+    grid = _open(remote)
+    roster = grid.roster.with_removed(store, gone=gone, force=force)
+    what = "its shares count no more" if gone else "it takes no new shares; those that it keeps are still read"
+    _change(grid, roster, f"removed {store}: {what}", dry_run, force)
 
 
 @stores.command("set")
 @click.argument("store")
-@click.option("--address", help="Where the store is now, for all clones; it gets this store's marker.")
+@click.option("--address", help="Where the store, with what it keeps, is now for all clones.")
+@click.option("--empty", is_flag=True, help="The address is a new, empty place: what the store kept is given up.")
 @cost_option
 @zone_option
+@force_option
 @dry_run_option
 @click.pass_obj
 @plainly
 def set_store(
-    grid: Grid, store: str, address: str | None, cost: int | None, zone: str | None, dry_run: bool
+    remote: str,
+    store: str,
+    address: str | None,
+    empty: bool,
+    cost: int | None,
+    zone: str | None,
+    force: bool,
+    dry_run: bool,
 ) -> None:
     """Change a store's address, cost or zone.
 
@@ -228,22 +251,37 @@ def set_store(
     changes = {name: value for name, value in given.items() if value is not None}
     if not changes:
         raise BadSetting("nothing to change: give --address, --cost or --zone")
-    for other in grid.roster.active:
+    grid = _open(remote)
+    if grid.roster.entry(store).state == GONE:
+        raise BadSetting(f"the store {store} is gone: add a new one in its place")
+    for other in grid.roster.readable:
         if other.name != store and other.address == changes.get("address"):
             raise BadSetting(f"{other.address} is already the store {other.name}")
     roster = grid.roster.with_changed(store, **changes)
-    if "address" in changes and not dry_run:
+    if "address" in changes:
         _held(grid.capability, "this remote")
-        create_stores(grid.id, [roster.entry(store)])
+        _check_moved(grid, roster.entry(store), empty)
+        if empty and not dry_run:
+            create_stores(grid.id, [roster.entry(store)])
     words = ", ".join(f"{name} {value}" for name, value in changes.items())
-    _change(grid, roster, f"set {store}: {words}", dry_run)
+    _change(grid, roster, f"set {store}: {words}", dry_run, force)
 
 
-def _change(grid: Grid, roster: Roster, what: str, dry_run: bool) -> None:
+def _check_moved(grid: Grid, entry: StoreEntry, empty: bool) -> None:
+    """Raise `BadSetting` if the new address does not have the store, unless an empty place is meant."""
+    there = open_store(entry.address).stat(marker_name(grid.id, entry)) is not None
+    if not there and not empty:
+        raise BadSetting(
+            f"{entry.address} does not have the marker of {entry.name}: move its files there first; or, if what "
+            "it kept is lost, give --empty to begin there anew"
+        )
+
+
+def _change(grid: Grid, roster: Roster, what: str, dry_run: bool, force: bool) -> None:
     if dry_run:
         out.print(f"would be done: {what} (roster {roster.serial})", markup=False)
         return
-    failed = grid.change(roster)
+    failed = grid.change(roster, force=force)
     out.print(f"{what} (roster {roster.serial})", markup=False)
     for name, error in failed.items():
         err.print(f"{name}: does not have the new roster yet: {explain(error)}", markup=False)

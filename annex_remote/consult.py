@@ -24,6 +24,8 @@ from annex_remote.settings import read_settings
 __all__ = ["ENVIRONMENT", "Consulted", "consult", "hand_over", "open_grid"]
 
 ENVIRONMENT = "SWARM_CONSULT"
+"""In the special remote's environment: the UUID of the remote that is asked about, a space, the socket's path.
+git-annex may start the programs of other remotes, too: those keep silent."""
 _MOST = 1 << 20
 
 
@@ -38,8 +40,11 @@ class Consulted:
     name: str | None
 
 
-def hand_over(path: str, told: Consulted) -> None:
-    """In the special remote: send what was told to whoever asked."""
+def hand_over(asker: str, uuid: str, told: Consulted) -> None:
+    """In the special remote with `uuid`: send what was told to the `asker`, if it is the one that is meant."""
+    wanted, _, path = asker.partition(" ")
+    if wanted != uuid:
+        return
     document = {
         "config": told.config,
         "capability": told.capability.format() if told.capability else "",
@@ -55,7 +60,9 @@ def hand_over(path: str, told: Consulted) -> None:
 
 def consult(remote: str) -> Consulted:
     """On the command line: ask about `remote`; raises `BadSetting` if it is no swarm remote of this repository."""
-    with tempfile.TemporaryDirectory(prefix="swarm-") as folder, socket.socket(socket.AF_UNIX) as door:
+    uuid = _uuid(remote)
+    # The path of a socket has 108 bytes at most: a long TMPDIR would not do.
+    with tempfile.TemporaryDirectory(prefix="swarm-", dir="/tmp") as folder, socket.socket(socket.AF_UNIX) as door:
         path = os.path.join(folder, "socket")
         door.bind(path)
         door.listen(1)
@@ -76,14 +83,12 @@ def consult(remote: str) -> Consulted:
         listener.start()
         try:
             answer = subprocess.run(
-                ["git", "annex", "info", "--fast", "--json", "--json-error-messages", remote],
-                env={**os.environ, ENVIRONMENT: path},
+                ["git", "annex", "info", "--fast", "--json", "--json-error-messages", "--", remote],
+                env={**os.environ, ENVIRONMENT: f"{uuid} {path}"},
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 check=False,
             )
-        except FileNotFoundError as error:
-            raise BadSetting("git is not installed, or not in PATH") from error
         finally:
             over.set()
             listener.join(10)
@@ -92,6 +97,28 @@ def consult(remote: str) -> Consulted:
     told = json.loads(documents[0])
     capability = Capability.parse(told["capability"]) if told["capability"] else None
     return Consulted(told["config"], capability, told["git_dir"], told["cache"], told["name"])
+
+
+def _uuid(remote: str) -> str:
+    """Return the UUID of a remote by its name; raises `BadSetting` if this repository has no such remote."""
+    try:
+        inside = _git("rev-parse", "--git-dir")
+        uuid = _git("config", "--get", f"remote.{remote}.annex-uuid").stdout.strip()
+    except FileNotFoundError as error:
+        raise BadSetting("git is not installed, or not in PATH") from error
+    if inside.returncode:
+        raise BadSetting("this is not a git repository: run the command in the one that has the remote")
+    if not uuid:
+        raise BadSetting(
+            f"this repository has no git-annex remote {remote}; git annex enableremote lists those it knows"
+        )
+    return uuid
+
+
+def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["git", *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
 
 
 def _why(remote: str, answer: subprocess.CompletedProcess[bytes]) -> str:

@@ -20,6 +20,7 @@ from annex_remote.grid import Found, Grid, create_stores, read_roster
 from annex_remote.protocol.jobs import Job
 from annex_remote.roster import StoreEntry, first_roster, grid_id, marker_number, roster_serial
 from annex_remote.settings import Settings, read_settings
+from annex_remote.shares.crypto import Cipher
 from annex_remote.stores import check_address, open_store
 from annex_remote.transfer.sites import Notes
 
@@ -37,6 +38,8 @@ def initialise(job: Job) -> None:
     Raises `BadSetting` with one sentence; nothing is saved then, on the stores or in the configuration.
     """
     settings = _checked(read_settings(job.get_config))
+    if job.get_config("cipher") in {cipher.setting for cipher in Cipher}:
+        raise BadSetting("cipher= is git-annex's own; the cipher of the shares is share-cipher=")
     given = environment_capability()
     if settings.verify_key is not None:
         _join(job, settings, settings.verify_key, given)
@@ -44,8 +47,14 @@ def initialise(job: Job) -> None:
     capability = given or Capability.generate()
     if not capability.can_write:
         raise BadSetting(f"{ENVIRONMENT} holds a {capability}: it takes the full one to make a remote")
-    if given is None or not _found_again(job, settings, capability):
-        _found(job, settings, capability)
+    if given is not None:
+        if _found_again(job, settings, capability):
+            return
+        job.info(
+            f"none of these stores shows a grid of the capability in {ENVIRONMENT}: a new one is made. If one was "
+            "to be found, the stores were not mounted: remove this remote, mount them, and try again"
+        )
+    _found(job, settings, capability)
 
 
 def _checked(settings: Settings) -> Settings:
@@ -98,19 +107,26 @@ def _found_again(job: Job, settings: Settings, capability: Capability) -> bool:
     """
     identity = grid_id(capability.verify_key)
     newest: Found | None = None
-    addresses: dict[int, str] = {}
+    traces = False
+    addresses: dict[int, list[str]] = defaultdict(list)
     for first in settings.stores:
         store = open_store(first.address)
-        with suppress(SwarmError):
-            for name, _ in list(store.list(f"{identity[:2]}/{identity}.")):
-                number, serial = marker_number(identity, name), roster_serial(identity, name)
-                if number is not None:
-                    addresses[number] = first.address
-                if serial is not None:
-                    with suppress(SwarmError):
-                        found = read_roster(store, capability.verify_key, serial)
-                        newest = found if newest is None or found.rank > newest.rank else newest
-    if newest is None and not addresses:
+        try:
+            names = [name for name, _ in store.list(f"{identity[:2]}/{identity}.")]
+        except SwarmError as error:
+            job.info(f"{first.name}: {error}")
+            continue
+        numbers = [number for name in names if (number := marker_number(identity, name)) is not None]
+        if len(numbers) == 1:  # several would say that it is several stores: nobody knows which
+            addresses[numbers[0]].append(first.address)
+        for name in names:
+            serial = roster_serial(identity, name)
+            if serial is not None:
+                with suppress(SwarmError):
+                    found = read_roster(store, capability.verify_key, serial)
+                    newest = found if newest is None or found.rank > newest.rank else newest
+        traces = traces or bool(names)
+    if not traces:
         return False
     if newest is None:
         raise BadSetting(
@@ -119,13 +135,16 @@ def _found_again(job: Job, settings: Settings, capability: Capability) -> bool:
         )
     grid = Grid(settings, capability.verify_key, capability, found=newest)
     roster = grid.roster
-    for entry in roster.active:
-        address = addresses.get(entry.numbers[0], entry.address)
-        if address != entry.address:
-            roster = roster.with_changed(entry.name, address=address)
-            job.info(f"{entry.name} is now at {address}")
-    if roster is not grid.roster:
-        grid.change(roster)
+    for entry in roster.readable:
+        shown = addresses[entry.numbers[0]]
+        if len(shown) == 1 and shown != [entry.address]:
+            [address] = shown
+            # Not changed by itself: for the other clones it may well be where it was.
+            job.info(
+                f"{entry.name} is at {address} here, and at {entry.address} for others. For this clone: "
+                f"git config remote.REMOTE.swarm-store-{entry.name} {address}; for all clones: "
+                f"git-annex-remote-swarm stores REMOTE set {entry.name} --address {address}"
+            )
     _save(job, grid, capability)
     job.info(
         f"these stores hold a grid of this capability, {roster.coding} over "
@@ -153,7 +172,8 @@ def _join(job: Job, settings: Settings, verify_key: bytes, given: Capability | N
     kept = creds_capability(job)
     if kept is not None and kept.verify_key != verify_key:
         raise BadSetting("git-annex keeps the capability of another grid for this remote")
-    capability = given or kept
+    # The stronger one is kept: a read capability in the environment does not take the full one away.
+    capability = max((each for each in (kept, given) if each), key=_strength, default=None)
     grid = Grid(settings, verify_key, capability)
     notes = Notes()
     grid.look_for_roster(notes)
@@ -167,7 +187,11 @@ def _join(job: Job, settings: Settings, verify_key: bytes, given: Capability | N
             f"no capability is kept here: to read and store, set {ENVIRONMENT} to the one that "
             "`git-annex-remote-swarm capability REMOTE` prints elsewhere, and enable this remote again"
         )
-    else:
+    elif capability is not kept:
         keep_capability(job, capability)
     for line in notes.lines:
         job.info(line)
+
+
+def _strength(capability: Capability) -> tuple[bool, bool]:
+    return capability.can_write, capability.can_read

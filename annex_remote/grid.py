@@ -18,14 +18,16 @@ from functools import partial
 from typing import Any
 
 from annex_remote.capability import Capability
-from annex_remote.errors import BadSetting, Damaged, SwarmError
+from annex_remote.errors import BadSetting, Damaged, Denied, NoCapability, SwarmError, Unavailable
 from annex_remote.model import Store
 from annex_remote.roster import (
+    ACTIVE,
     MAX_SIZE,
     Roster,
     StoreEntry,
     first_roster,
     grid_id,
+    is_marker,
     marker_name,
     open_roster,
     roster_name,
@@ -122,10 +124,10 @@ class Grid:
             return self._stores[place]
 
     def sites(self) -> list[Site]:
-        """Return the place of every share number that is in use."""
+        """Return the place of every share number that a store may keep a share of."""
         return [
-            Site(number, entry.name, self._store_or_reason(entry), entry.cost, entry.zone)
-            for entry in self.roster.active
+            Site(number, entry.name, self._store_or_reason(entry), entry.cost, entry.zone, entry.state == ACTIVE)
+            for entry in self.roster.readable
             for number in entry.numbers
         ]
 
@@ -145,7 +147,7 @@ class Grid:
         """
         self._looked_at = time.monotonic()
         before = (self._roster.serial, self._sealed or b"")
-        entries = {entry.name: entry for entry in self.roster.active}
+        entries = {entry.name: entry for entry in self.roster.readable}
         found: dict[str, Found | None] = {}
         for answer in ask_all({name: partial(self._fetch, entries[name]) for name in entries}, ROSTER_WAIT):
             if answer.value is None:
@@ -211,14 +213,25 @@ class Grid:
         """Bring the stores that answered up to date: a copy of what is signed needs no capability."""
         if self._sealed is None:
             return
-        for entry in self._roster.active:
+        serial, sealed = self._roster.serial, self._sealed
+        behind = {}
+        for entry in self._roster.readable:
             each = found.get(entry.name)
-            if entry.name not in found or (each and each.rank >= (self._roster.serial, self._sealed)):
+            if entry.name not in found or (each and each.rank >= (serial, sealed)):
                 continue
-            if each is not None:
-                notes.add(entry.name, f"had roster {each.roster.serial}, the newest is {self._roster.serial}")
-            with suppress(SwarmError):
-                self._give(self.store(entry), self._roster.serial, self._sealed)
+            if each is not None and each.roster.serial == serial:
+                notes.add(
+                    entry.name, f"had another roster {serial}: two clones changed the stores at once, see stores"
+                )
+            elif each is not None:
+                notes.add(entry.name, f"had roster {each.roster.serial}, the newest is {serial}")
+            behind[entry.name] = partial(self._give_to, entry, serial, sealed)
+        for answer in ask_all(behind, ROSTER_WAIT):
+            if answer.error is not None:
+                log.debug("%s: the roster could not be put there: %s", answer.asked, explain(answer.error))
+
+    def _give_to(self, entry: StoreEntry, serial: int, sealed: bytes) -> None:
+        self._give(self.store(entry), serial, sealed)
 
     def _give(self, store: Store, serial: int, sealed: bytes) -> None:
         store.put(roster_name(self.id, serial), len(sealed), lambda at: [sealed[at:]])
@@ -228,36 +241,40 @@ class Grid:
             if old is not None and old < serial - 1:
                 store.delete(name)
 
-    def change(self, roster: Roster) -> dict[str, Exception]:
+    def change(self, roster: Roster, *, force: bool = False) -> dict[str, Exception]:
         """Sign a next roster and put it on its stores; return the stores that could not take it.
 
-        Raises `NoCapability` without the full capability, and the first store's error if none could take it.
+        More than half of the stores must take it, so that of two clones that change the stores at once, or
+        while they see different halves of them, one is told; `force` does without, for a grid in ruins. Raises
+        `NoCapability` without the full capability, and `Unavailable`, the latter before anything is signed if
+        the stores that have the present roster are too few.
         """
         if self.capability is None:
-            raise BadSetting("this clone has no capability: set SWARM_CAPABILITY to the full one and try again")
+            raise NoCapability("this clone has no capability: set SWARM_CAPABILITY to the full one and try again")
+        if self.is_known and not force:
+            looks = {entry.name: partial(self.see, entry) for entry in self.roster.readable}
+            absent = {answer.asked: answer.error for answer in ask_all(looks, ROSTER_WAIT) if answer.error}
+            _require_most(absent, len(looks))
         sealed = seal_roster(roster, self.capability)
-        failed: dict[str, Exception] = {}
-        questions = {
-            entry.name: partial(lambda entry: self._give(self.store(entry), roster.serial, sealed), entry)
-            for entry in roster.active
-        }
-        for answer in ask_all(questions, self.settings.stall):
-            if answer.error is not None:
-                failed[answer.asked] = answer.error
-        if len(failed) == len(questions):
-            raise next(iter(failed.values()))
+        gifts = {entry.name: partial(self._give_to, entry, roster.serial, sealed) for entry in roster.readable}
+        failed = {answer.asked: answer.error for answer in ask_all(gifts, self.settings.stall) if answer.error}
+        if not force or len(failed) == len(gifts):
+            _require_most(failed, len(gifts))
         self._take_up(Found(roster, sealed))
         return failed
 
+    def see(self, entry: StoreEntry) -> None:
+        """Raise unless the store answers, and is what it is meant to be."""
+        self.store(entry).stat(marker_name(self.id, entry))
 
-def read_roster(store: Store, verify_key: bytes, serial: int) -> Found:
-    """Read and prove the roster with `serial`; raises `NotFound`, `Damaged`, and what the store raises."""
-    with store.read(roster_name(grid_id(verify_key), serial), 0, MAX_SIZE + 1) as stream:
-        sealed = b"".join(stream)
-    roster = open_roster(sealed, verify_key)
-    if roster.serial != serial:
-        raise Damaged(f"a roster with serial {roster.serial} stands under the name of serial {serial}")
-    return Found(roster, sealed)
+
+def _require_most(failed: Mapping[str, Exception], count: int) -> None:
+    if 2 * (count - len(failed)) <= count:
+        causes = "; ".join(f"{name}: {explain(error)}" for name, error in failed.items())
+        raise Unavailable(
+            f"the list of stores is changed where more than half of them take the new one, and {len(failed)} of "
+            f"{count} cannot (--force if they are lost): {causes}"
+        )
 
 
 class _Unusable:
@@ -275,6 +292,16 @@ class _Unusable:
         """Nothing was opened."""
 
 
+def read_roster(store: Store, verify_key: bytes, serial: int) -> Found:
+    """Read and prove the roster with `serial`; raises `NotFound`, `Damaged`, and what the store raises."""
+    with store.read(roster_name(grid_id(verify_key), serial), 0, MAX_SIZE + 1) as stream:
+        sealed = b"".join(stream)
+    roster = open_roster(sealed, verify_key)
+    if roster.serial != serial:
+        raise Damaged(f"a roster with serial {roster.serial} stands under the name of serial {serial}")
+    return Found(roster, sealed)
+
+
 def create_stores(grid_identity: str, entries: Sequence[StoreEntry], opener: StoreOpener = open_store) -> None:
     """Make a marker on each store, which proves that it can be written and read back.
 
@@ -286,10 +313,15 @@ def create_stores(grid_identity: str, entries: Sequence[StoreEntry], opener: Sto
         for entry in entries:
             store, name = opener(entry.address, None), marker_name(grid_identity, entry)
             opened.append(store)
+            try:
+                _refuse_other_grid(store, grid_identity)
+            except SwarmError as error:
+                raise BadSetting(f"stores: {entry.name}={entry.address} cannot be used: {error}") from error
             text = f"git-annex-remote-swarm: store {entry.name} of grid {grid_identity}\n".encode()
             try:
+                if store.stat(name) is None:
+                    made.append((store, name))
                 store.put(name, len(text), lambda at, text=text: [text[at:]])  # type: ignore[misc]
-                made.append((store, name))
                 with store.read(name) as stream:
                     if b"".join(stream) != text:
                         raise Damaged("what was written reads back differently")
@@ -303,6 +335,16 @@ def create_stores(grid_identity: str, entries: Sequence[StoreEntry], opener: Sto
     finally:
         for store in opened:
             store.close()
+
+
+def _refuse_other_grid(store: Store, grid_identity: str) -> None:
+    """Raise `Denied` if another grid lives there: two are told apart, but a person who mixes them up is not."""
+    for name, _ in store.list():
+        if is_marker(name) and not name.startswith(f"{grid_identity[:2]}/{grid_identity}."):
+            raise Denied(
+                "it holds the shares of another grid already: name a place of its own for a new one, or set "
+                "SWARM_CAPABILITY to that grid's capability to take part in it"
+            )
 
 
 def store_overrides(git_dir: str, remote_name: str | None) -> dict[str, str]:

@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from annex_remote.errors import BadSetting, NoCapability, SwarmError, Unavailable
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SwarmRemote"]
 
-QUICK = 0.5
+QUICK = 2.0
 """Seconds that a store has to answer where git-annex wants something to show, not something proved."""
 
 PROGRESS_INTERVAL = 0.1
@@ -65,7 +66,8 @@ class SwarmRemote:
 
         self._git_dir = os.path.abspath(job.get_git_dir())
         self._name = job.get_git_remote_name()
-        self._cache = os.path.join(self._git_dir, "annex", "swarm", f"{job.get_uuid()}.roster")
+        uuid = job.get_uuid()
+        self._cache = os.path.join(self._git_dir, "annex", "swarm", f"{uuid}.roster")
         config = {setting.name: job.get_config(setting.name) for setting in SETTINGS}
         try:
             self._settings = read_settings(config)
@@ -85,7 +87,8 @@ class SwarmRemote:
             from annex_remote.consult import Consulted, hand_over
 
             told = Consulted(config, self._capability, self._git_dir, self._cache, self._name)
-            hand_over(asker, told)
+            with suppress(OSError):  # whoever asked is gone; that is no reason to fail
+                hand_over(asker, uuid, told)
 
     # What transfers need.
 
@@ -253,6 +256,8 @@ class SwarmRemote:
 
     def availability(self, job: Job) -> Availability:
         grid = self.grid()
+        if not grid.is_known:
+            self._refresh(None)
         there = sum(len(grid.roster.entry(name).numbers) for name, error in self._reach(grid).items() if not error)
         return Availability.LOCAL if there >= grid.roster.coding.needed else Availability.UNAVAILABLE
 
@@ -293,16 +298,22 @@ class SwarmRemote:
         return text
 
     def get_info(self, job: Job) -> Sequence[tuple[str, str]]:
+        from annex_remote.roster import ACTIVE
+
         grid = self.grid()
+        if not grid.is_known:
+            self._refresh(None)
         roster = grid.roster
         reach = self._reach(grid)
         stores = [
             (
                 f"store {entry.name}",
-                f"{grid.address(entry)} ({_shares(entry.numbers)}): {reach[entry.name] or 'there'}",
+                f"{grid.address(entry)} ({_shares(entry.numbers)}): {reach[entry.name] or 'there'}"
+                + ("" if entry.state == ACTIVE else f" ({entry.state})"),
             )
-            for entry in roster.active
+            for entry in roster.readable
         ]
+        there = sum(not error for error in reach.values())
         return [
             (
                 "coding",
@@ -312,6 +323,7 @@ class SwarmRemote:
             ("cipher", roster.cipher.setting),
             ("capability", grid.capability.kind if grid.capability else "none here"),
             ("roster serial", str(roster.serial) if grid.is_known else "not seen yet"),
+            ("stores there", f"{there} of {len(reach)}"),
             *stores,
         ]
 

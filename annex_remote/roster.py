@@ -31,12 +31,14 @@ from annex_remote.shares.crypto import Cipher, derive
 __all__ = [
     "ACTIVE",
     "DEFAULT_COST",
+    "GONE",
     "MAX_SIZE",
-    "REMOVED",
+    "RETIRED",
     "Roster",
     "StoreEntry",
     "first_roster",
     "grid_id",
+    "is_marker",
     "marker_name",
     "marker_number",
     "open_roster",
@@ -46,7 +48,11 @@ __all__ = [
 ]
 
 ACTIVE = "active"
-REMOVED = "removed"
+RETIRED = "retired"
+"""Takes no new shares; those that it keeps are read, counted and removed as before."""
+GONE = "gone"
+"""Lost: it is not asked any more."""
+STATES = (ACTIVE, RETIRED, GONE)
 DEFAULT_COST = 100
 MAX_SIZE = 1 << 20
 """Bytes of a roster at most; 256 stores with long addresses take a tenth of it."""
@@ -57,7 +63,7 @@ _SIGNED = b"git-annex-remote-swarm v1 roster\n"
 
 @dataclass(frozen=True, slots=True)
 class StoreEntry:
-    """A store in the roster. `numbers` are its share numbers for life; a removed store keeps its line."""
+    """A store in the roster. `numbers` are its share numbers for life; a store that is gone keeps its line."""
 
     name: str
     address: str
@@ -86,11 +92,20 @@ class Roster:
             raise Damaged("a roster gives a share number twice, or one out of range")
         if len(set(names)) != len(names):
             raise Damaged("a roster names a store twice")
-        if not all(store.numbers and store.state in (ACTIVE, REMOVED) for store in self.stores):
+        addresses = [store.address for store in self.stores if store.state != GONE]
+        if len(set(addresses)) != len(addresses):
+            raise Damaged("a roster has two stores at one address")
+        if not all(store.numbers and store.state in STATES for store in self.stores):
             raise Damaged("a roster has a store without a number, or in an unknown state")
 
     @cached_property
+    def readable(self) -> tuple[StoreEntry, ...]:
+        """The stores that may have shares."""
+        return tuple(store for store in self.stores if store.state != GONE)
+
+    @cached_property
     def active(self) -> tuple[StoreEntry, ...]:
+        """The stores that take new shares."""
         return tuple(store for store in self.stores if store.state == ACTIVE)
 
     def entry(self, name: str) -> StoreEntry:
@@ -120,7 +135,7 @@ class Roster:
 
     def with_added(self, first: FirstStore, cost: int = DEFAULT_COST, zone: str = "") -> Roster:
         """Return the next roster, with one more store and numbers that were never given out before."""
-        for store in self.active:
+        for store in self.readable:
             if store.address == first.address:
                 raise BadSetting(f"{first.address} is already the store {store.name}")
         if any(store.name == first.name for store in self.stores):
@@ -139,17 +154,29 @@ class Roster:
         stores = tuple(entry if store.name == name else store for store in self.stores)
         return replace(self, serial=self.serial + 1, stores=stores)
 
-    def with_removed(self, name: str) -> Roster:
-        """Return the next roster, without the store `name`; raises `BadSetting` if uploads could not succeed."""
-        if self.entry(name).state == REMOVED:
-            raise BadSetting(f"the store {name} was removed from this grid before")
+    def with_removed(self, name: str, *, gone: bool = False, force: bool = False) -> Roster:
+        """Return the next roster, in which the store `name` is retired, or `gone`.
+
+        Raises `BadSetting` if uploads could not succeed any more; and, unless forced, if with this store so
+        many shares are gone that what was stored on all of them cannot be rebuilt.
+        """
+        entry = self.entry(name)
+        if entry.state == GONE or (entry.state == RETIRED and not gone):
+            raise BadSetting(f"the store {name} is {entry.state} already")
         left = sum(len(store.numbers) for store in self.active if store.name != name)
         if left < self.coding.happy:
             raise BadSetting(
-                f"without {name} the grid could keep only {left} shares, and an upload takes "
+                f"without {name} the grid can keep {left} shares of an object, and an upload takes "
                 f"{self.coding.happy} (happy) to succeed: add another store first"
             )
-        return self.with_changed(name, state=REMOVED)
+        lost = len(entry.numbers) + sum(len(store.numbers) for store in self.stores if store.state == GONE)
+        if gone and not force and lost > self.coding.total - self.coding.needed:
+            raise BadSetting(
+                f"with {name}, {lost} share numbers are gone, and {self.coding} objects bear the loss of "
+                f"{self.coding.total - self.coding.needed}: what was stored on all of these stores, and not "
+                "stored again since, is lost (--force if that is known)"
+            )
+        return self.with_changed(name, state=GONE if gone else RETIRED)
 
 
 def first_roster(verify_key: bytes, coding: Coding, cipher: Cipher, stores: Iterable[FirstStore]) -> Roster:
@@ -166,7 +193,7 @@ def grid_id(verify_key: bytes) -> str:
 
 
 def roster_name(grid: str, serial: int) -> str:
-    """Return the name of the roster with `serial` on a store. Each serial has its own: nothing is overwritten."""
+    """Return the name of the roster with `serial` on a store. Each serial has its own."""
     return f"{grid[:2]}/{grid}.r{serial}"
 
 
@@ -179,6 +206,12 @@ def roster_serial(grid: str, name: str) -> int | None:
 def marker_name(grid: str, entry: StoreEntry) -> str:
     """Return the name of the marker that tells a store from an empty mount point and from another store."""
     return f"{grid[:2]}/{grid}.s{entry.numbers[0]}"
+
+
+def is_marker(name: str) -> bool:
+    """True if `name` is the name of a marker of any grid: share numbers are digits alone."""
+    suffix = name.rpartition(".")[2]
+    return suffix.startswith("s") and suffix[1:].isascii() and suffix[1:].isdigit()
 
 
 def marker_number(grid: str, name: str) -> int | None:

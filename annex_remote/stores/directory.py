@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import stat
 import time
@@ -21,7 +22,13 @@ _PART = ".part"
 LEFTOVER_AGE = 86400.0
 """Seconds after which a file that a killed writer left behind is removed."""
 
+_PART_NAME = re.compile(r"[a-z2-7]{32}\.[a-z0-9]{1,12}\.[0-9a-f]{16}\Z")
+
 _PIECE = 1 << 20
+
+_SYNC_BYTES = 32 << 20
+"""Bytes after which what is written is forced to the disk: a slow disk then shows its pace while it writes, and
+does not owe minutes of it at the end, when it would be taken for stalled."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -194,6 +201,9 @@ class DirectoryStore:
         return Unavailable(what)
 
     def _make_folder(self, folder: str) -> None:
+        if folder != self.root and os.path.islink(folder):
+            # A link would lead our files, and the sweeping of old ones, to somebody else's place.
+            raise OSError(errno.ELOOP, f"{folder} is a symbolic link")
         if os.path.isdir(folder):
             return
         if self.marker is None:
@@ -212,7 +222,9 @@ class DirectoryStore:
         before = time.time() - LEFTOVER_AGE
         for entry in os.scandir(os.path.join(self.root, _PART)):
             with suppress(OSError):  # housekeeping: nothing that fails here is in the way of a share
-                if entry.stat(follow_symlinks=False).st_mtime < before:
+                status = entry.stat(follow_symlinks=False)
+                # Ours alone: by their form, and never through a link that somebody put there.
+                if _PART_NAME.match(entry.name) and stat.S_ISREG(status.st_mode) and status.st_mtime < before:
                     os.unlink(entry.path)
 
 
@@ -265,11 +277,14 @@ def _from_source(open_at: OpenAt) -> Iterator[bytes | memoryview]:
 
 
 def _write_all(descriptor: int, size: int, open_at: OpenAt) -> None:
-    written = 0
+    written = synced = 0
     for piece in _from_source(open_at):
         written += len(piece)
         if written > size:
             break
+        if written - synced > _SYNC_BYTES:
+            os.fdatasync(descriptor)
+            synced = written
         view = memoryview(piece)
         while view:
             view = view[os.write(descriptor, view) :]

@@ -13,6 +13,11 @@ from annex_remote.model import ByteStream, OpenAt, Store
 __all__ = ["Watched"]
 
 
+CROWD = 32
+CROWD_WAIT = 2.0
+"""A store that owes this many answers, the oldest for so many seconds, gets no more: each takes a thread."""
+
+
 class Watched:
     """Does not ask a store that owes an answer for `stall` seconds already.
 
@@ -33,7 +38,8 @@ class Watched:
         now, question = self._clock(), object()
         with self._lock:
             waited = now - min(self._owed.values(), default=now)
-            if waited >= self._stall:
+            crowded = len(self._owed) >= CROWD and waited >= CROWD_WAIT
+            if waited >= self._stall or crowded:
                 raise Unavailable(f"it has not answered for {waited:.0f} seconds")
             self._owed[question] = now
         try:

@@ -16,7 +16,7 @@ from functools import partial
 
 from blake3 import blake3
 
-from annex_remote.errors import Cancelled, Damaged, NotEnough, SwarmError, Unavailable
+from annex_remote.errors import Cancelled, Damaged, NotEnough, Unavailable
 from annex_remote.shares.codec import SegmentCodec
 from annex_remote.shares.crypto import Cipher, ObjectKeys
 from annex_remote.shares.layout import SEGMENT_SIZE
@@ -24,7 +24,7 @@ from annex_remote.transfer.opening import OpenShare
 from annex_remote.transfer.pipeline import CORES, in_order
 from annex_remote.transfer.plan import FetchPlan, Request
 from annex_remote.transfer.presence import GRACE, TICK, Look, Sighting
-from annex_remote.transfer.sites import Clock, Notes, Site, explain
+from annex_remote.transfer.sites import Clock, Notes, Site, explain, shares
 from annex_remote.workers import workers
 
 __all__ = ["Download"]
@@ -86,8 +86,8 @@ class Download:
     def _not_enough(self, sighting: Sighting) -> NotEnough:
         causes = Notes()
         sighting.note(causes)
-        found = f"{len(sighting.shares)} shares were found" if sighting.shares else "no share was found"
-        return NotEnough("; ".join([f"{found}, {self.needed} are needed", *causes.lines]))
+        found = f"{shares(len(sighting.shares))} found, {self.needed} are needed"
+        return NotEnough("; ".join([found, *causes.lines]))
 
 
 def _decodable(sighting: Sighting) -> bool:
@@ -134,7 +134,7 @@ class _Fetch:
             with self._lock:
                 self._moved.clear()  # nobody waits for the requests that are still under way
             for number, count in self._damaged.items():
-                self._note(number, f"{count} of its blocks are damaged")
+                self._note(number, f"{count} of its blocks damaged")
 
     def _prefix(self, descriptor: int) -> tuple[int, blake3]:
         """Return how many whole segments are in the file, and a content hasher that has taken them in.
@@ -256,8 +256,9 @@ class _Fetch:
             blocks = self._blocks.pop(index)
         try:
             decoded = self._codec.decode(index, blocks)
-        except SwarmError as error:
-            # All its blocks are what was signed: whoever signed them sealed something else.
+        except Exception as error:  # noqa: BLE001 # raised where the object is written
+            # The segment is settled, so nobody would ask again. As for `Damaged`: all its blocks are what was
+            # signed, and whoever signed them sealed something else.
             with self._lock:
                 self._failure = error
                 self._changed.notify()

@@ -21,6 +21,10 @@ PEEK = 4 << 10
 """Bytes asked for where the end of a share is enough: the usual tail, without block hashes."""
 
 
+HASHES_GUESS = 1 << 20
+"""Bytes of block hashes that are asked for on the word of a store about the share's size: enough for 32 GiB."""
+
+
 @dataclass(frozen=True, slots=True)
 class OpenShare:
     """A share whose tail, and block hashes if they were asked for, are proved against the grid's verify key."""
@@ -85,10 +89,13 @@ def open_share(
     end, end_at = start, 0
     if size > len(start):
         segments = size * needed // SEGMENT_SIZE + 1
-        end_at = max(0, size - PEEK - (segments * HASH_SIZE if with_hashes else 0))
+        guess = min(segments * HASH_SIZE, HASHES_GUESS) if with_hashes else 0
+        end_at = max(0, size - PEEK - guess)
         end = _read_range(site, name, end_at, size - end_at, size)
     _, tail_length = parse_footer(end)
     tail_at = size - min(tail_length, TAIL_MAX)
+    if tail_at < 0:
+        raise Damaged(f"share {site.number} is shorter than the end that it says it has")
     if tail_at < end_at:
         end, end_at = _read_range(site, name, tail_at, size - tail_at, size), tail_at
     tail = Tail.parse(end, size)

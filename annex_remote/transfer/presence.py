@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 from annex_remote.errors import Cancelled, Damaged, NotFound, Unavailable
 from annex_remote.model import Coding, ShareName
 from annex_remote.transfer.opening import OpenShare, largest_group, open_share
-from annex_remote.transfer.sites import Answer, Asking, Clock, Notes, Site, ask_all, explain, silence
+from annex_remote.transfer.sites import Answer, Asking, Clock, Notes, Site, ask_all, explain, shares, silence
 
 __all__ = ["GRACE", "TICK", "Look", "Sighting", "is_present", "remove_object"]
 
@@ -173,7 +173,7 @@ def is_present(
     causes = Notes()
     sighting.note(causes, missing=False)
     raise Unavailable(
-        f"{len(sighting.shares)} shares were seen, {coding.needed} are needed, and these stores may have more: "
+        f"{shares(len(sighting.shares))} seen, {coding.needed} are needed, and these stores may have more: "
         + "; ".join(causes.lines)
     )
 
@@ -181,21 +181,31 @@ def is_present(
 def remove_object(sites: Sequence[Site], object_id: str, *, needed: int, stall: float, notes: Notes) -> None:
     """Remove the shares of an object from all sites; that there are none is no error.
 
-    Raises `Unavailable` if stores that could not be reached might keep `needed` shares or more. Where they
-    can keep fewer, the object is gone, and what may be left is in `notes`.
+    Raises `Unavailable` if stores that cannot be reached might keep `needed` shares or more; if they cannot be
+    reached from the start, nothing is removed. Where they can keep fewer, the object is gone, and what may be
+    left is in `notes`.
     """
-    failed: dict[Site, Exception] = {}
-    questions = {site: partial(site.store.delete, str(ShareName(object_id, site.number))) for site in sites}
-    for answer in ask_all(questions, stall):
-        if answer.error is not None:
-            failed[answer.asked] = answer.error
-    causes = Notes()
-    for site, error in failed.items():
-        causes.add(site.name, explain(error))
-    if len(failed) >= needed:
-        raise Unavailable(
-            f"{len(failed)} shares may remain where they could not be removed, and {needed} rebuild the object: "
-            + "; ".join(causes.lines)
-        )
-    for site, error in failed.items():
+    questions = {site: partial(site.store.stat, str(ShareName(object_id, site.number))) for site in sites}
+    answers = list(ask_all(questions, stall))
+    failed = {answer.asked: answer.error for answer in answers if answer.error is not None}
+    _refuse_removal(failed, needed)
+    there = [answer.asked for answer in answers if answer.value is not None]
+    removals = {site: partial(site.store.delete, str(ShareName(object_id, site.number))) for site in there}
+    for removal in ask_all(removals, stall):
+        if removal.error is not None:
+            failed[removal.asked] = removal.error
+    _refuse_removal(failed, needed)
+    for site, error in sorted(failed.items(), key=lambda item: item[0].number):
         notes.add(site.name, f"share {site.number} may remain, to be collected later: {explain(error)}")
+
+
+def _refuse_removal(failed: Mapping[Site, Exception], needed: int) -> None:
+    if len(failed) < needed:
+        return
+    causes = Notes()
+    for site, error in sorted(failed.items(), key=lambda item: item[0].number):
+        causes.add(site.name, explain(error))
+    raise Unavailable(
+        f"{shares(len(failed))} may remain where they cannot be removed, and {needed} rebuild the object: "
+        + "; ".join(causes.lines)
+    )

@@ -139,10 +139,14 @@ class SealingPass:
         try:
             return self._run(progress)
         except BaseException as error:
-            with self._lock:
-                self._failure = error
-                self._wake_all()
+            self.abandon(error)
             raise
+
+    def abandon(self, error: BaseException) -> None:
+        """Let no feed wait any more, nor end: the pass has failed, or will not be made."""
+        with self._lock:
+            self._failure = error
+            self._wake_all()
 
     def _run(self, progress: Callable[[], None]) -> Header:
         codec = self._codec

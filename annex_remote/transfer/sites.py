@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Generic, TypeVar
 
-from annex_remote.errors import StoreError, Unavailable
+from annex_remote.errors import SwarmError, Unavailable
 from annex_remote.model import Store
 from annex_remote.workers import workers
 
-__all__ = ["Answer", "Asking", "Clock", "Notes", "Site", "ask_all", "explain", "silence"]
+__all__ = ["Answer", "Asking", "Clock", "Notes", "Site", "ask_all", "explain", "shares", "silence"]
 
 Clock = Callable[[], float]
 """Seconds that only rise, as `time.monotonic`."""
@@ -33,6 +33,8 @@ class Site:
     store: Store = field(repr=False, compare=False)
     cost: int = 100
     zone: str = ""
+    takes_shares: bool = True
+    """False for a store that is only read and cleared."""
 
 
 class Notes:
@@ -116,8 +118,13 @@ def silence(seconds: float) -> Unavailable:
     return Unavailable(f"no answer in {seconds:g} seconds")
 
 
+def shares(count: int) -> str:
+    """Return "1 share", "2 shares"."""
+    return f"{count} share" if count == 1 else f"{count} shares"
+
+
 def explain(error: Exception | None) -> str:
     """Return what to tell a person about a store's failure."""
-    if isinstance(error, StoreError):
+    if isinstance(error, SwarmError):
         return str(error)
     return f"{type(error).__name__}: {error}" if error else "no answer"

@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from functools import partial
 
 from annex_remote.capability import Capability
-from annex_remote.errors import BadSetting, NotEnough, Unavailable
+from annex_remote.errors import BadSetting, Damaged, NotEnough, Unavailable
 from annex_remote.model import Coding, ShareName
 from annex_remote.shares.codec import SegmentCodec
 from annex_remote.shares.crypto import ObjectKeys, seal_key_name
 from annex_remote.shares.format import KEY_NAME_MAX, Header, tail_length
 from annex_remote.shares.layout import SEGMENT_SIZE, Layout
+from annex_remote.transfer.opening import largest_group
 from annex_remote.transfer.placement import Candidate, place
 from annex_remote.transfer.presence import Look, Sighting
 from annex_remote.transfer.sealing import SealingPass, content_id_of
-from annex_remote.transfer.sites import Clock, Notes, Site, ask_all, explain
+from annex_remote.transfer.sites import Clock, Notes, Site, ask_all, explain, shares
 from annex_remote.workers import workers
 
 __all__ = ["Upload", "content_is_fixed"]
@@ -65,11 +66,15 @@ class Upload:
             raise BadSetting(f"a key name of {len(self.annex_key)} characters is too long to be stored")
         self._layout = Layout(os.stat(self.path).st_size, self.coding.needed, self.keys.cipher.overhead)
         self._codec = SegmentCodec(self.keys, self._layout)
+        self._takers = [site for site in self.sites if site.takes_shares]
         self._failed: dict[Site, Exception] = {}
         self._expected: Header | None = None
-        self._stored = self._keep_and_clear()
-        able = [site for site in self.sites if site in self._stored or site not in self._failed]
-        if len(able) >= self.coding.happy:  # else nothing is sent that could not be enough
+        self._stored: set[Site] = set()
+        sighting = self._look(self.sites)
+        self._failed.update(sighting.silent)
+        able = [site for site in self._takers if site not in self._failed]
+        if len(able) >= self.coding.happy:  # else nothing is changed, and nothing sent, that could not be enough
+            self._stored = self._keep_and_clear(sighting)
             self._send()
         if len(self._stored) >= self.coding.happy and not content_is_fixed(self.annex_key):
             self._look_again()
@@ -78,16 +83,24 @@ class Upload:
 
     # What is there already.
 
-    def _keep_and_clear(self) -> set[Site]:
-        """Return the sites that have their share of this content; remove the shares of any other content."""
-        sighting = self._look(self.sites)
-        self._failed.update(sighting.silent)
+    def _keep_and_clear(self, sighting: Sighting) -> set[Site]:
+        """Return the sites that have their share of this content; remove the shares of any other content.
+
+        Raises `Damaged`, before anything is removed, where other content can be rebuilt and the key is a hash:
+        then either the file or what is stored is not what the key says.
+        """
         if not sighting.shares and not sighting.damaged:
             return set()
         if sighting.shares:
             self._expected = self._header(content_id_of(self.path, self._codec))
         kept = {share.site for share in sighting.shares if share.header == self._expected}
         stale = [share for share in sighting.shares if share.site not in kept]
+        group = largest_group(stale)
+        if group and len(group) >= group[0].header.needed and content_is_fixed(self.annex_key):
+            raise Damaged(
+                "other content is stored under this key and can be rebuilt, so one of the two is damaged: "
+                "run git annex fsck here, then git annex fsck --from this remote"
+            )
         self._clear([share.site for share in stale] + list(sighting.damaged))
         left = [share for share in stale if share.site in self._failed]
         unasked = len(sighting.silent)
@@ -98,7 +111,7 @@ class Upload:
                     "other content is stored under this key, and cannot be removed everywhere: "
                     + "; ".join(self._causes())
                 )
-        return kept
+        return {site for site in kept if site.takes_shares}
 
     def _clear(self, sites: Sequence[Site]) -> None:
         if not sites:
@@ -119,12 +132,12 @@ class Upload:
         wanted = self.coding.total - len(self._stored)
         first = True
         while wanted > 0:
-            spare = [site for site in self.sites if site not in tried]
+            spare = [site for site in self._takers if site not in tried]
             chosen = self._place(spare, wanted)
             if first:
                 # A share of this upload that no store takes now is in the table all the same: repair can
                 # then rebuild it with the verify key alone.
-                unable = [site for site in self.sites if site in self._failed and site not in table]
+                unable = [site for site in self._takers if site in self._failed and site not in table]
                 table += unable[: max(0, wanted - len(chosen))]
                 first = False
             if not chosen:
@@ -172,8 +185,12 @@ class Upload:
                 errors[site] = error
             sealing.finished(site.number)
 
-        for site in fed:
-            workers.start(partial(put, site))
+        try:
+            for site in fed:
+                workers.start(partial(put, site))
+        except RuntimeError as error:  # no thread to be had: those that have begun must not wait for the rest
+            sealing.abandon(error)
+            raise
 
         def progress() -> None:
             self.progress(self._safe_bytes(sealing, len(self._stored)))
@@ -220,10 +237,12 @@ class Upload:
         self._stored = ours
 
     def _conclude(self) -> None:
-        failed = {site: error for site, error in self._failed.items() if site not in self._stored}
+        failed = {
+            site: error for site, error in self._failed.items() if site.takes_shares and site not in self._stored
+        }
         if len(self._stored) < self.coding.happy:
             raise NotEnough(
-                f"{len(self._stored)} shares are stored, {self.coding.happy} (happy) are needed: "
+                f"{shares(len(self._stored))} stored, {self.coding.happy} (happy) are needed: "
                 + "; ".join(self._causes())
             )
         if len(self._stored) < self.coding.total:
