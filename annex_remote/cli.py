@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from annex_remote.capability import Capability
 from annex_remote.consult import consult, open_grid
@@ -166,7 +167,8 @@ def _print_table(grid: Grid, reach: Mapping[str, Exception | None]) -> None:
         seen = explain(error) if error else "there"
         state = {ACTIVE: seen, GONE: GONE}.get(entry.state, f"{entry.state}, {seen}")
         numbers = " ".join(map(str, entry.numbers))
-        table.add_row(entry.name, numbers, grid.address(entry), str(entry.cost), entry.zone, state)
+        row = (entry.name, numbers, grid.address(entry), str(entry.cost), entry.zone, state)
+        table.add_row(*map(Text, row))  # as they are: an address may look like markup
     out.print(table)
     out.print(f"{roster.coding}, roster {roster.serial}; survives the loss of {roster.survives_in_words()}")
 

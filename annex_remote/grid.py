@@ -185,7 +185,7 @@ class Grid:
 
     def _take_up(self, found: Found) -> None:
         self._roster, self._sealed = found.roster, found.sealed
-        if self._cache is None:
+        if self._cache is None or self._is_older_than_kept(found):
             return
         part = f"{self._cache}.{os.getpid()}.part"
         try:
@@ -196,18 +196,28 @@ class Grid:
         except OSError as error:
             log.debug("the roster could not be kept in %s: %s", self._cache, error)
 
+    def _is_older_than_kept(self, found: Found) -> bool:
+        """True if another process has kept a newer roster meanwhile."""
+        kept = self._read_cache()
+        return kept is not None and kept.rank > found.rank
+
     def _from_cache(self) -> Roster | None:
+        kept = self._read_cache()
+        if kept is None:
+            return None
+        self._sealed = kept.sealed
+        return kept.roster
+
+    def _read_cache(self) -> Found | None:
         if self._cache is None:
             return None
         try:
             with open(self._cache, "rb") as file:
                 sealed = file.read(MAX_SIZE + 1)
-            roster = open_roster(sealed, self.verify_key)
+            return Found(open_roster(sealed, self.verify_key), sealed)
         except (OSError, Damaged) as error:
             log.debug("no roster is kept in %s: %s", self._cache, error)
             return None
-        self._sealed = sealed
-        return roster
 
     def _hand_out(self, found: Mapping[str, Found | None], notes: Notes) -> None:
         """Bring the stores that answered up to date: a copy of what is signed needs no capability."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from annex_remote.errors import BadSetting, NoCapability, SwarmError, Unavailable
@@ -157,7 +157,7 @@ class SwarmRemote:
         _ = capability.signing_seed  # said before anything is read: this clone may not store
         self._refresh(job)
         notes = Notes()
-        Upload(
+        upload = Upload(
             annex_key=key,
             path=path,
             keys=ObjectKeys(capability.read_secret, key, grid.roster.cipher),
@@ -168,7 +168,9 @@ class SwarmRemote:
             notes=notes,
             progress=_Progress(job),
             cancelled=job.cancelled,
-        ).run()
+        )
+        with _reading_files():
+            upload.run()
         _tell(job, "stored, but not everywhere", notes)
 
     def retrieve(self, job: Job, key: str, path: str) -> None:
@@ -189,7 +191,7 @@ class SwarmRemote:
         from annex_remote.transfer.download import Download
 
         grid, capability = self._readable()
-        Download(
+        download = Download(
             annex_key=key,
             path=path,
             read_secret=capability.read_secret,
@@ -200,7 +202,9 @@ class SwarmRemote:
             notes=notes,
             progress=_Progress(job),
             cancelled=job.cancelled,
-        ).run()
+        )
+        with _reading_files():
+            download.run()
 
     def check_present(self, job: Job, key: str) -> bool:
         try:
@@ -342,6 +346,15 @@ def _place(site: Site) -> str:
 
 def _shares(numbers: Sequence[int]) -> str:
     return ("share " if len(numbers) == 1 else "shares ") + ", ".join(map(str, numbers))
+
+
+@contextmanager
+def _reading_files() -> Iterator[None]:
+    """Say in words what is wrong with git-annex's own file: the disk is full, it cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        raise SwarmError(f"{error.filename or 'the local file'}: {error.strerror or error}") from error
 
 
 class _Progress:

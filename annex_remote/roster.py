@@ -265,10 +265,24 @@ def _to_json(roster: Roster) -> bytes:
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
 
+def _entry(document: dict[str, Any]) -> StoreEntry:
+    """Read one store; whoever may sign may still be wrong. Raises `TypeError` and `BadSetting`."""
+    entry = StoreEntry(**{**document, "numbers": tuple(document["numbers"])})
+    check_store_name(entry.name)
+    words = (entry.address, entry.zone, entry.state)
+    if not all(isinstance(word, str) and word.isprintable() for word in words):
+        raise TypeError(f"the words of the store {entry.name} are not printable text")
+    if not all(type(number) is int for number in (*entry.numbers, entry.cost)):
+        raise TypeError(f"the numbers of the store {entry.name} are not whole numbers")
+    return entry
+
+
 def _from_json(text: bytes, grid: str) -> Roster:
     try:
         document = json.loads(text)
-        stores = tuple(StoreEntry(**{**store, "numbers": tuple(store["numbers"])}) for store in document["stores"])
+        stores = tuple(_entry(store) for store in document["stores"])
+        if type(document["serial"]) is not int or document["serial"] < 1:
+            raise TypeError("serial is not a whole number")
         roster = Roster(
             grid=document["grid"],
             serial=document["serial"],

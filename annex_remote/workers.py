@@ -36,8 +36,9 @@ class Workers:
             threading.Thread(target=self._serve, name=self._name, daemon=True).start()
         except RuntimeError:  # the system has no thread left for us
             with self._ready:
-                if work in self._work:
-                    self._work.remove(work)
+                if work not in self._work:
+                    return  # a thread that came free has taken it
+                self._work.remove(work)
             raise
 
     def _serve(self) -> None:

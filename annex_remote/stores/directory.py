@@ -201,7 +201,7 @@ class DirectoryStore:
         return Unavailable(what)
 
     def _make_folder(self, folder: str) -> None:
-        if folder != self.root and os.path.islink(folder):
+        if folder.startswith(self.root + os.sep) and os.path.islink(folder):
             # A link would lead our files, and the sweeping of old ones, to somebody else's place.
             raise OSError(errno.ELOOP, f"{folder} is a symbolic link")
         if os.path.isdir(folder):

@@ -23,8 +23,8 @@ from annex_remote.shares.layout import SEGMENT_SIZE
 from annex_remote.transfer.opening import OpenShare
 from annex_remote.transfer.pipeline import CORES, in_order
 from annex_remote.transfer.plan import FetchPlan, Request
-from annex_remote.transfer.presence import GRACE, TICK, Look, Sighting
-from annex_remote.transfer.sites import Clock, Notes, Site, explain, shares
+from annex_remote.transfer.presence import GRACE, Look, Sighting
+from annex_remote.transfer.sites import TICK, Clock, Notes, Site, explain, shares
 from annex_remote.workers import workers
 
 __all__ = ["Download"]

@@ -12,15 +12,12 @@ from functools import partial
 from annex_remote.errors import Cancelled, Damaged, NotFound, Unavailable
 from annex_remote.model import Coding, ShareName
 from annex_remote.transfer.opening import OpenShare, largest_group, open_share
-from annex_remote.transfer.sites import Answer, Asking, Clock, Notes, Site, ask_all, explain, shares, silence
+from annex_remote.transfer.sites import TICK, Answer, Asking, Clock, Notes, Site, ask_all, explain, shares, silence
 
-__all__ = ["GRACE", "TICK", "Look", "Sighting", "is_present", "remove_object"]
+__all__ = ["GRACE", "Look", "Sighting", "is_present", "remove_object"]
 
 GRACE = 0.1
 """Seconds that stores which answer late are waited for, once enough is known without them."""
-
-TICK = 0.25
-"""Seconds between looks at the clock and at cancellation while waiting."""
 
 
 @dataclass

@@ -17,7 +17,7 @@ from annex_remote.shares.codec import SegmentCodec
 from annex_remote.shares.format import Header, Tail, block_hash, share_root, sign
 from annex_remote.shares.layout import HASH_SIZE, SEGMENT_SIZE
 from annex_remote.transfer.pipeline import CORES, in_order
-from annex_remote.transfer.sites import Clock
+from annex_remote.transfer.sites import TICK, Clock
 
 __all__ = ["Feed", "SealingPass", "content_id_of"]
 
@@ -26,9 +26,6 @@ WINDOW_BYTES = 16 << 20
 
 PATIENCE = 0.25
 """Seconds that the pass waits for the slowest store while another one has nothing left to do."""
-
-TICK = 0.25
-"""Seconds between looks at the clock while waiting: bounds how late a stall or a cancellation is noticed."""
 
 Encoded = tuple[bytes, list[bytes | memoryview], list[bytes]]
 
@@ -247,9 +244,6 @@ class SealingPass:
             self.feeds[number].done = True
             self._prune()
             self._changed.notify()
-
-    def stored_segments(self, number: int) -> int:
-        return self.feeds[number].position
 
     def _open_at(self, feed: Feed, offset: int) -> Iterator[bytes | memoryview]:
         with self._lock:

@@ -14,7 +14,10 @@ from annex_remote.errors import SwarmError, Unavailable
 from annex_remote.model import Store
 from annex_remote.workers import workers
 
-__all__ = ["Answer", "Asking", "Clock", "Notes", "Site", "ask_all", "explain", "shares", "silence"]
+__all__ = ["TICK", "Answer", "Asking", "Clock", "Notes", "Site", "ask_all", "explain", "shares", "silence"]
+
+TICK = 0.25
+"""Seconds between looks at the clock while waiting: bounds how late a stall or a cancellation is noticed."""
 
 Clock = Callable[[], float]
 """Seconds that only rise, as `time.monotonic`."""

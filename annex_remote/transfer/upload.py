@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from annex_remote.capability import Capability
-from annex_remote.errors import BadSetting, Damaged, NotEnough, Unavailable
+from annex_remote.errors import Damaged, NotEnough, Unavailable
 from annex_remote.model import Coding, ShareName
 from annex_remote.shares.codec import SegmentCodec
 from annex_remote.shares.crypto import ObjectKeys, seal_key_name
-from annex_remote.shares.format import KEY_NAME_MAX, Header, tail_length
+from annex_remote.shares.format import Header, tail_length
 from annex_remote.shares.layout import SEGMENT_SIZE, Layout
 from annex_remote.transfer.opening import largest_group
 from annex_remote.transfer.placement import Candidate, place
@@ -62,8 +62,6 @@ class Upload:
         """
         self._seed = self.capability.signing_seed
         self._sealed_name = seal_key_name(self.capability.read_secret, self.annex_key)
-        if len(self._sealed_name) > KEY_NAME_MAX:
-            raise BadSetting(f"a key name of {len(self.annex_key)} characters is too long to be stored")
         self._layout = Layout(os.stat(self.path).st_size, self.coding.needed, self.keys.cipher.overhead)
         self._codec = SegmentCodec(self.keys, self._layout)
         self._takers = [site for site in self.sites if site.takes_shares]
@@ -73,9 +71,13 @@ class Upload:
         sighting = self._look(self.sites)
         self._failed.update(sighting.silent)
         able = [site for site in self._takers if site not in self._failed]
-        if len(able) >= self.coding.happy:  # else nothing is changed, and nothing sent, that could not be enough
-            self._stored = self._keep_and_clear(sighting)
-            self._send()
+        if len(able) < self.coding.happy:
+            raise NotEnough(
+                f"{shares(len(able))} could be stored now, {self.coding.happy} (happy) are needed; nothing was "
+                f"changed: {'; '.join(self._causes())}"
+            )
+        self._stored = self._keep_and_clear(sighting)
+        self._send()
         if len(self._stored) >= self.coding.happy and not content_is_fixed(self.annex_key):
             self._look_again()
         self._conclude()
