@@ -20,7 +20,7 @@ _M_ARENA_MAX = -8
 _MMAP_THRESHOLD = 32 << 20
 """The most that glibc takes: buffers below it come from heaps, which keep their pages."""
 
-_TRIM_THRESHOLD = 64 << 20
+_TRIM_THRESHOLD = 16 << 20
 """Bytes that may lie free at the top of a heap."""
 
 
@@ -30,6 +30,6 @@ def settle() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return
-    mallopt(_M_ARENA_MAX, 2)
+    mallopt(_M_ARENA_MAX, 1)
     mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
     mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD)

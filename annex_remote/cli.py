@@ -124,6 +124,7 @@ def _open(remote: str) -> Grid:
     grid.look_for_roster(notes)
     for line in notes.lines:
         err.print(line, markup=False)
+    grid.require_known()
     return grid
 
 
@@ -201,8 +202,7 @@ def add_store(remote: str, store: str, cost: int | None, zone: str | None, force
     roster = grid.roster.with_added(first, DEFAULT_COST if cost is None else cost, zone or "")
     entry = roster.entry(first.name)
     if not dry_run:
-        _held(grid.capability, "this remote")
-        create_stores(grid.id, [entry])
+        _make_store(grid, entry, force)
     _change(grid, roster, f"added {entry.name}, share {' '.join(map(str, entry.numbers))}", dry_run, force)
 
 
@@ -261,12 +261,19 @@ def set_store(
             raise BadSetting(f"{other.address} is already the store {other.name}")
     roster = grid.roster.with_changed(store, **changes)
     if "address" in changes:
-        _held(grid.capability, "this remote")
         _check_moved(grid, roster.entry(store), empty)
         if empty and not dry_run:
-            create_stores(grid.id, [roster.entry(store)])
+            _make_store(grid, roster.entry(store), force)
     words = ", ".join(f"{name} {value}" for name, value in changes.items())
     _change(grid, roster, f"set {store}: {words}", dry_run, force)
+
+
+def _make_store(grid: Grid, entry: StoreEntry, force: bool) -> None:
+    """Make a store's marker, once nothing but its place itself can be in the way of the change."""
+    _held(grid.capability, "this remote")
+    if not force:
+        grid.check_changeable()
+    create_stores(grid.id, [entry])
 
 
 def _check_moved(grid: Grid, entry: StoreEntry, empty: bool) -> None:

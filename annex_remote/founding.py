@@ -85,7 +85,7 @@ def _found(job: Job, settings: Settings, capability: Capability) -> None:
     for names in _sharing_a_disk(roster.active):
         job.info(f"{', '.join(names)} are on one file system: what destroys it destroys them together")
     job.info(
-        "The capability of this remote was made and is kept by git-annex. Without it nothing that is stored can "
+        "The capability of this remote is kept by git-annex. Without it nothing that is stored can "
         "be read again: print it with `git-annex-remote-swarm capability REMOTE`, and keep a copy on paper or "
         "in a password manager."
     )
@@ -180,7 +180,7 @@ def _join(job: Job, settings: Settings, verify_key: bytes, given: Capability | N
     # Offline, the names that the grid was made with are all that is known; online, the roster's too.
     names = settings.first_names | {entry.name for entry in grid.roster.stores if grid.is_known}
     strange = [store.name for store in settings.stores if store.name not in names]
-    if strange:
+    if names and strange:
         raise BadSetting(f"stores: {', '.join(strange)} is no store of this grid; {_WAY_IN}")
     if capability is None:
         job.info(

@@ -111,6 +111,14 @@ class Grid:
         """True if the roster was seen, rather than made from the first stores of the settings."""
         return self._sealed is not None
 
+    def require_known(self) -> None:
+        """Raise `Unavailable` while the roster is not known: nothing is said about stores that are guessed."""
+        if not self.is_known:
+            first = ", ".join(f"{entry.name}={self.address(entry)}" for entry in self.roster.active)
+            raise Unavailable(
+                f"the list of this remote's stores is not known here, and none of its first stores shows it: {first}"
+            )
+
     def address(self, entry: StoreEntry) -> str:
         """Return where this clone finds the store."""
         return self._overrides.get(entry.name, entry.address)
@@ -262,9 +270,7 @@ class Grid:
         if self.capability is None:
             raise NoCapability("this clone has no capability: set SWARM_CAPABILITY to the full one and try again")
         if self.is_known and not force:
-            looks = {entry.name: partial(self.see, entry) for entry in self.roster.readable}
-            absent = {answer.asked: answer.error for answer in ask_all(looks, ROSTER_WAIT) if answer.error}
-            _require_most(absent, len(looks))
+            self.check_changeable()
         sealed = seal_roster(roster, self.capability)
         gifts = {entry.name: partial(self._give_to, entry, roster.serial, sealed) for entry in roster.readable}
         failed = {answer.asked: answer.error for answer in ask_all(gifts, self.settings.stall) if answer.error}
@@ -272,6 +278,12 @@ class Grid:
             _require_most(failed, len(gifts))
         self._take_up(Found(roster, sealed))
         return failed
+
+    def check_changeable(self) -> None:
+        """Raise `Unavailable` if too few stores can be reached for a change of the roster."""
+        looks = {entry.name: partial(self.see, entry) for entry in self.roster.readable}
+        absent = {answer.asked: answer.error for answer in ask_all(looks, ROSTER_WAIT) if answer.error}
+        _require_most(absent, len(looks))
 
     def see(self, entry: StoreEntry) -> None:
         """Raise unless the store answers, and is what it is meant to be."""

@@ -123,11 +123,7 @@ class SwarmRemote:
             )
         if not grid.is_known:
             self._refresh(None)
-            if not grid.is_known:
-                raise Unavailable(
-                    "the list of this remote's stores is not known here, and none of its first stores shows it: "
-                    + ", ".join(f"{entry.name}={grid.address(entry)}" for entry in grid.roster.active)
-                )
+            grid.require_known()
         return grid, grid.capability
 
     def _refresh(self, job: Job | None) -> bool:

@@ -29,10 +29,10 @@ from annex_remote.workers import workers
 
 __all__ = ["Download"]
 
-WINDOW = 8
-"""Segments in one request to a share: 8 MiB of plaintext."""
+WINDOW = 4
+"""Segments in one request to a share: 4 MiB of plaintext."""
 
-AHEAD = 3 * WINDOW
+AHEAD = 4 * WINDOW
 """Segments that may be under way or wait to be written: bounds the memory of a download."""
 
 LATE = 5.0
