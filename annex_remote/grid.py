@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 
 from annex_remote.capability import Capability
-from annex_remote.errors import BadSetting, Damaged, Denied, NoCapability, SwarmError, Unavailable
+from annex_remote.errors import BadSetting, Damaged, Denied, NoCapability, NotFound, SwarmError, Unavailable
 from annex_remote.model import Store
 from annex_remote.roster import (
     ACTIVE,
@@ -45,6 +45,9 @@ log = logging.getLogger(__name__)
 
 ROSTER_WAIT = 5.0
 """Seconds that a store has to show its roster: it is a small thing, and other stores have it too."""
+
+ROSTERS_READ = 16
+"""Rosters that are read from one store at most, the newest first: more than that are not ours."""
 
 REFRESH = 60.0
 """Seconds for which what the stores showed is taken for the newest."""
@@ -116,7 +119,7 @@ class Grid:
         if not self.is_known:
             first = ", ".join(f"{entry.name}={self.address(entry)}" for entry in self.roster.active)
             raise Unavailable(
-                f"the list of this remote's stores is not known here, and none of its first stores shows it: {first}"
+                f"the list of this remote's stores is not known here, and none of the first ones shows it: {first}"
             )
 
     def address(self, entry: StoreEntry) -> str:
@@ -184,11 +187,13 @@ class Grid:
         names = [name for name, _ in store.list(f"{self.id[:2]}/{self.id}.r")]
         serials = {serial for name in names if (serial := roster_serial(self.id, name)) is not None}
         refused: Damaged | None = None
-        for serial in sorted(serials, reverse=True):
+        for serial in sorted(serials, reverse=True)[:ROSTERS_READ]:
             try:
                 return read_roster(store, self.verify_key, serial), refused
             except Damaged as error:
                 refused = refused or error
+            except NotFound:  # another clone has tidied it away just now
+                continue
         return None, refused
 
     def _take_up(self, found: Found) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -57,6 +58,7 @@ DEFAULT_COST = 100
 MAX_SIZE = 1 << 20
 """Bytes of a roster at most; 256 stores with long addresses take a tenth of it."""
 
+_NUMBER = re.compile(r"(0|[1-9][0-9]{0,9})\Z")
 _MAGIC = b"swarmroster1\n"
 _SIGNED = b"git-annex-remote-swarm v1 roster\n"
 
@@ -199,8 +201,7 @@ def roster_name(grid: str, serial: int) -> str:
 
 def roster_serial(grid: str, name: str) -> int | None:
     """Return the serial that `name` from a listing says, or None if it is no roster of this grid."""
-    text = name.removeprefix(f"{grid[:2]}/{grid}.r")
-    return int(text) if text != name and text.isascii() and text.isdigit() else None
+    return _number_after(f"{grid[:2]}/{grid}.r", name)
 
 
 def marker_name(grid: str, entry: StoreEntry) -> str:
@@ -216,12 +217,20 @@ def is_marker(name: str) -> bool:
 
 def marker_number(grid: str, name: str) -> int | None:
     """Return the first share number of the store whose marker is called `name`, None if it is no marker."""
-    text = name.removeprefix(f"{grid[:2]}/{grid}.s")
-    return int(text) if text != name and text.isascii() and text.isdigit() else None
+    return _number_after(f"{grid[:2]}/{grid}.s", name)
+
+
+def _number_after(start: str, name: str) -> int | None:
+    """Return the number that `name` has after `start`, None if it has not that form: one name, one number."""
+    text = name.removeprefix(start)
+    return int(text) if text != name and _NUMBER.match(text) else None
 
 
 def seal_roster(roster: Roster, capability: Capability) -> bytes:
-    """Sign and seal; raises `NoCapability` unless the capability is full."""
+    """Sign and seal; raises `NoCapability` unless the capability is full.
+
+    Raises `Damaged` for a roster that would be refused when it is opened.
+    """
     from nacl.bindings import (
         crypto_aead_xchacha20poly1305_ietf_encrypt,
         crypto_sign,
@@ -233,7 +242,10 @@ def seal_roster(roster: Roster, capability: Capability) -> bytes:
     signature = crypto_sign(_SIGNED + text, secret)[:64]
     key = derive("roster seal", capability.verify_key)
     nonce = blake3(signature, key=key).digest(24)
-    return _MAGIC + signature + nonce + crypto_aead_xchacha20poly1305_ietf_encrypt(text, _MAGIC, nonce, key)
+    sealed: bytes = _MAGIC + signature + nonce
+    sealed += crypto_aead_xchacha20poly1305_ietf_encrypt(text, _MAGIC, nonce, key)
+    open_roster(sealed, capability.verify_key)  # what no clone could read must never become the newest
+    return sealed
 
 
 def open_roster(data: bytes, verify_key: bytes) -> Roster:
@@ -283,6 +295,8 @@ def _from_json(text: bytes, grid: str) -> Roster:
         stores = tuple(_entry(store) for store in document["stores"])
         if type(document["serial"]) is not int or document["serial"] < 1:
             raise TypeError("serial is not a whole number")
+        if any(type(number) is not int for number in document["coding"].values()):
+            raise TypeError("the coding is not in whole numbers")
         roster = Roster(
             grid=document["grid"],
             serial=document["serial"],
@@ -290,7 +304,7 @@ def _from_json(text: bytes, grid: str) -> Roster:
             cipher=Cipher.from_setting(document["cipher"]),
             stores=stores,
         )
-    except (ValueError, TypeError, KeyError, BadSetting) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, BadSetting) as error:
         raise Damaged(f"a signed roster that this program cannot read: {error}") from error
     if roster.grid != grid or _to_json(roster) != text:
         raise Damaged("a signed roster that is not of this grid, or not in its one form")

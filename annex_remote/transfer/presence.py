@@ -146,7 +146,7 @@ class Look:
 
     def _silent(self) -> None:
         for site in list(self._asking.open):
-            self.sighting.silent[site] = silence(round(self._clock() - self._began))
+            self.sighting.silent[site] = silence(self._clock() - self._began)
 
 
 def is_present(

@@ -118,7 +118,7 @@ def ask_all(
 
 def silence(seconds: float) -> Unavailable:
     """Return what is said of a store that did not answer."""
-    return Unavailable(f"no answer in {seconds:g} seconds")
+    return Unavailable(f"no answer in {seconds:.3g} seconds")
 
 
 def shares(count: int) -> str:
