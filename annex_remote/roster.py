@@ -244,7 +244,7 @@ def seal_roster(roster: Roster, capability: Capability) -> bytes:
     nonce = blake3(signature, key=key).digest(24)
     sealed: bytes = _MAGIC + signature + nonce
     sealed += crypto_aead_xchacha20poly1305_ietf_encrypt(text, _MAGIC, nonce, key)
-    open_roster(sealed, capability.verify_key)  # what no clone could read must never become the newest
+    _from_json(text, roster.grid)  # what no clone could read must never become the newest
     return sealed
 
 
