@@ -1,0 +1,551 @@
+"""A grid as its clones see it: finding the newest roster, healing old ones, and stores that are elsewhere."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import annex_remote.grid
+from annex_remote.capability import Capability
+from annex_remote.errors import BadSetting, Denied, NoCapability, SwarmError, Unavailable
+from annex_remote.grid import Grid, create_stores, store_overrides
+from annex_remote.model import Store
+from annex_remote.roster import (
+    Roster,
+    first_roster,
+    marker_name,
+    open_roster,
+    roster_name,
+    roster_serial,
+    seal_roster,
+)
+from annex_remote.settings import FirstStore, Settings, read_settings
+from annex_remote.stores import open_store
+from annex_remote.transfer.sites import Notes
+from tests.fakes import (
+    WAIT,
+    Corrupting,
+    Failing,
+    Hanging,
+    MemoryStore,
+    Recording,
+    Run,
+    in_thread,
+)
+
+FULL = Capability("full", bytes(range(64)))
+OTHER = Capability("full", bytes(range(1, 65)))
+NAMES = ["a", "b", "c"]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stores that hang in these tests are given up after this time."""
+    monkeypatch.setattr(annex_remote.grid, "ROSTER_WAIT", 0.3)
+
+
+class Net:
+    """All the stores that there are in the world, by address; `broken` are seen through a fault."""
+
+    def __init__(self, names: list[str] | None = None) -> None:
+        self.memory: dict[str, MemoryStore] = {}
+        self.broken: dict[str, Callable[[Store], Store]] = {}
+        self.opened: list[tuple[str, str | None]] = []
+        self.settings = self.settings_of(names or NAMES)
+        self.first = first_roster(
+            FULL.verify_key, self.settings.coding, self.settings.cipher, self.settings.stores
+        )
+
+    def settings_of(self, names: list[str]) -> Settings:
+        stores = " ".join(f"{name}=dir:/{name}" for name in names)
+        return read_settings({"stores": stores, "share-cipher": "aegis256", "needed": "1", "happy": "1"})
+
+    def open(self, address: str, marker: str | None) -> Store:
+        self.opened.append((address, marker))
+        if not address.startswith("dir:/"):
+            raise BadSetting(f"{address} cannot be used here")
+        store: Store = self.memory.setdefault(address, MemoryStore())
+        if address in self.broken:
+            return self.broken[address](store)
+        return store
+
+    def clone(self, capability: Capability | None = FULL, **more: object) -> Grid:
+        return Grid(self.settings, FULL.verify_key, capability, opener=self.open, **more)  # type: ignore[arg-type]
+
+    def give(self, name: str, roster: Roster, signer: Capability = FULL, serial: int | None = None) -> None:
+        """Put a roster on a store as whoever can write there could."""
+        store = self.memory.setdefault(f"dir:/{name}", MemoryStore())
+        place = roster_name(roster.grid, roster.serial if serial is None else serial)
+        store.contents[place] = seal_roster(roster, signer)
+
+    def serials(self, name: str) -> list[int]:
+        names = self.memory[f"dir:/{name}"].contents
+        return sorted(serial for each in names if (serial := roster_serial(self.first.grid, each)) is not None)
+
+    def newest(self, name: str) -> Roster:
+        place = roster_name(self.first.grid, self.serials(name)[-1])
+        return open_roster(self.memory[f"dir:/{name}"].contents[place], FULL.verify_key)
+
+
+def later(roster: Roster, steps: int = 1) -> Roster:
+    for _ in range(steps):
+        roster = roster.with_changed("a", cost=roster.serial + 200)
+    return roster
+
+
+def look(grid: Grid) -> tuple[bool, list[str]]:
+    notes = Notes()
+    newer = in_thread(lambda: grid.look_for_roster(notes))
+    return newer, notes.lines
+
+
+@pytest.fixture
+def net() -> Net:
+    """Three stores that all have the first roster."""
+    net = Net()
+    net.clone().change(net.first)
+    return net
+
+
+# Finding it.
+
+
+def test_before_anything_is_seen_the_settings_are_all_that_is_known() -> None:
+    grid = Net().clone()
+    assert not grid.is_known
+    assert [entry.name for entry in grid.roster.active] == NAMES
+    assert [site.number for site in grid.sites()] == [0, 1, 2]
+    newer, lines = look(grid)
+    assert (newer, lines, grid.is_known) == (False, [], False)
+
+
+def test_a_change_is_on_all_stores_and_is_found_by_other_clones(net: Net) -> None:
+    mine = net.clone()
+    look(mine)
+    added = mine.roster.with_added(FirstStore("d", "dir:/d", 2), cost=50, zone="attic")
+    assert mine.change(added) == {}
+    assert [net.serials(name)[-1] for name in [*NAMES, "d"]] == [2, 2, 2, 2]
+    assert mine.roster == added
+    theirs = net.clone(FULL.attenuate("read"))
+    assert look(theirs) == (True, [])
+    assert theirs.is_known
+    assert theirs.roster == added
+    assert [(site.number, site.name, site.cost, site.zone) for site in theirs.sites()][-2:] == [
+        (3, "d", 50, "attic"),
+        (4, "d", 50, "attic"),
+    ]
+
+
+@pytest.mark.parametrize("where", NAMES)
+def test_the_newest_wins_wherever_it_is_and_heals_the_others(net: Net, where: str) -> None:
+    newest = later(net.first, 3)
+    net.give(where, newest)
+    grid = net.clone(None)
+    newer, lines = look(grid)
+    assert newer
+    assert grid.roster == newest
+    assert [line.split(":")[0] for line in lines] == [name for name in NAMES if name != where]
+    assert all("roster 1" in line for line in lines)
+    for name in NAMES:
+        assert net.newest(name) == newest
+    assert look(grid) == (False, [])
+
+
+def test_healing_leaves_the_one_before_and_removes_older_ones(net: Net) -> None:
+    second = later(net.first)
+    for name in NAMES:
+        net.give(name, second)
+    net.give("c", later(net.first, 2))
+    look(net.clone())
+    assert [net.serials(name) for name in NAMES] == [[2, 3], [2, 3], [1, 2, 3]]
+    grid = net.clone()
+    look(grid)
+    grid.change(later(grid.roster))
+    assert [net.serials(name) for name in NAMES] == [[3, 4]] * 3
+
+
+def test_a_store_without_a_roster_gets_one(net: Net) -> None:
+    net.memory["dir:/b"].contents.clear()
+    assert look(net.clone()) == (False, [])
+    assert net.newest("b") == net.first
+
+
+def test_an_old_one_on_a_store_does_not_take_a_clone_back(net: Net, tmp_path: Path) -> None:
+    """A store that is restored from a backup, or lies, shows what was signed long ago."""
+    cache = str(tmp_path / "cache")
+    old = dict(net.memory["dir:/a"].contents)
+    grid = net.clone(cache=cache)
+    look(grid)
+    grid.change(later(grid.roster, 4))
+    for name in NAMES:
+        net.memory[f"dir:/{name}"].contents = dict(old)
+    again = net.clone(cache=cache)
+    newer, lines = look(again)
+    assert not newer
+    assert again.roster.serial == 5
+    assert len(lines) == 3
+    assert [net.newest(name).serial for name in NAMES] == [5, 5, 5]
+
+
+def test_two_clones_that_change_at_once_come_to_the_same(net: Net) -> None:
+    one = net.first.with_added(FirstStore("d", "dir:/d", 1))
+    other = net.first.with_added(FirstStore("e", "dir:/e", 1))
+    net.give("a", one)
+    net.give("b", other)
+    net.give("c", other)
+    clones = [net.clone() for _ in range(3)]
+    for clone in clones:
+        look(clone)
+        look(clone)
+    assert len({clone.roster.stores for clone in clones}) == 1
+    assert {net.newest(name) for name in NAMES} == {clones[0].roster}
+
+
+def test_jobs_that_start_together_ask_once(net: Net) -> None:
+    recordings: list[Recording] = []
+
+    def recorded(store: Store) -> Store:
+        recordings.append(Recording(store))
+        return recordings[-1]
+
+    for name in NAMES:
+        net.broken[f"dir:/{name}"] = recorded
+    grid = net.clone()
+    start = threading.Barrier(6)
+
+    def job() -> None:
+        start.wait(WAIT)
+        grid.refresh(Notes())
+
+    for run in [Run(job) for _ in range(6)]:
+        run.join()
+    assert sum(len(recording.names("list")) for recording in recordings) == 3
+    assert in_thread(lambda: grid.refresh(Notes())) is False
+    assert sum(len(recording.names("list")) for recording in recordings) == 3
+    net.give("b", later(net.first))
+    assert in_thread(lambda: grid.refresh(Notes(), max_age=0.0)) is True
+
+
+# What is not to be believed.
+
+
+def forged_by_another_grid(net: Net) -> None:
+    net.give("b", later(net.first, 8), signer=OTHER)
+
+
+def garbage(net: Net) -> None:
+    net.memory["dir:/b"].contents[roster_name(net.first.grid, 9)] = b"swarmroster1\n" + bytes(500)
+
+
+def too_large(net: Net) -> None:
+    sealed = seal_roster(net.first, FULL)
+    net.memory["dir:/b"].contents[roster_name(net.first.grid, 9)] = sealed + bytes(2 << 20)
+
+
+def under_a_later_name(net: Net) -> None:
+    net.give("b", net.first, serial=9)
+
+
+@pytest.mark.parametrize("forge", [forged_by_another_grid, garbage, too_large, under_a_later_name])
+def test_what_does_not_prove_is_refused_and_noted(net: Net, forge: Callable[[Net], None]) -> None:
+    forge(net)
+    grid = net.clone()
+    newer, lines = look(grid)
+    assert not newer
+    assert grid.roster == net.first
+    assert len(lines) == 1
+    assert lines[0].startswith("b: ")
+    assert "refused" in lines[0]
+    net.give("c", later(net.first))
+    _, lines = look(grid)
+    assert grid.roster == later(net.first)
+    assert "b: " in "\n".join(lines)
+
+
+def test_a_store_with_nothing_but_forged_ones_gets_the_right_one(net: Net) -> None:
+    net.memory["dir:/b"].contents.clear()
+    forged_by_another_grid(net)
+    look(net.clone())
+    sealed = net.memory["dir:/b"].contents[roster_name(net.first.grid, 1)]
+    assert open_roster(sealed, FULL.verify_key) == net.first
+
+
+def test_a_store_that_corrupts_is_noted(net: Net) -> None:
+    net.broken["dir:/a"] = lambda store: Corrupting(store, [-20])
+    net.broken["dir:/c"] = lambda store: Corrupting(store, [3])
+    grid = net.clone()
+    _, lines = look(grid)
+    assert sorted(line[:3] for line in lines) == ["a: ", "c: "]
+    assert grid.is_known
+
+
+def test_a_stray_name_does_not_hide_the_roster(net: Net) -> None:
+    """A name with leading zeros is no serial: nobody could read a roster under it."""
+    for name in NAMES:
+        grid = net.first.grid
+        net.memory[f"dir:/{name}"].contents[f"{grid[:2]}/{grid}.r0000099"] = b"stray"
+        net.memory[f"dir:/{name}"].contents[f"{grid[:2]}/{grid}.rest"] = b"stray"
+    net.give("b", later(net.first))
+    grid_seen = net.clone()
+    look(grid_seen)
+    assert grid_seen.roster == later(net.first)
+
+
+# Stores that are away.
+
+
+def test_stores_that_cannot_be_asked_are_passed_over(net: Net, end: threading.Event) -> None:
+    newest = later(net.first)
+    net.give("c", newest)
+    net.broken["dir:/a"] = lambda store: Failing(store, lambda: Unavailable("away"))
+    net.broken["dir:/b"] = lambda store: Hanging(store, end)
+    grid = net.clone()
+    assert look(grid) == (True, [])
+    assert grid.roster == newest
+    assert net.serials("a") == net.serials("b") == [1]
+
+
+def test_stores_that_hang_while_they_are_healed_are_not_waited_for(net: Net, end: threading.Event) -> None:
+    net.give("c", later(net.first))
+    net.broken["dir:/a"] = lambda store: Hanging(store, end, ["put"])
+    net.broken["dir:/b"] = lambda store: Failing(store, lambda: Denied("read only"), ["put", "delete"])
+    grid = net.clone()
+    newer, _ = look(grid)
+    assert newer
+    assert grid.roster == later(net.first)
+
+
+def test_no_store_can_be_asked(net: Net) -> None:
+    for name in NAMES:
+        net.broken[f"dir:/{name}"] = lambda store: Failing(store, lambda: Unavailable("away"))
+    grid = net.clone()
+    assert look(grid) == (False, [])
+    assert not grid.is_known
+
+
+def test_an_address_that_cannot_be_used_here_is_one_store_less(net: Net) -> None:
+    moved = net.first.with_changed("b", address="s3:bucket/folder")
+    net.clone().change(moved)
+    grid = net.clone()
+    look(grid)
+    assert grid.roster == moved
+    sites = {site.name: site for site in grid.sites()}
+    assert sites["a"].store.stat("ab/ab" + "2" * 30 + ".0") is None
+    broken = sites["b"].store
+    name = "ab/ab" + "2" * 30 + ".1"
+    verbs: list[Callable[[], object]] = [
+        lambda: broken.put(name, 0, lambda at: []),
+        lambda: broken.read(name),
+        lambda: broken.stat(name),
+        lambda: broken.delete(name),
+        lambda: broken.list(""),
+        lambda: broken.space(),
+    ]
+    for verb in verbs:
+        with pytest.raises(BadSetting, match="s3:bucket/folder cannot be used here"):
+            verb()
+    broken.close()
+
+
+# Changing it.
+
+
+def test_a_change_takes_the_full_capability(net: Net) -> None:
+    for capability in (None, FULL.attenuate("read"), FULL.attenuate("verify")):
+        grid = net.clone(capability)
+        look(grid)
+        with pytest.raises(NoCapability):
+            grid.change(later(grid.roster))
+    assert [net.serials(name) for name in NAMES] == [[1], [1], [1]]
+
+
+def test_stores_that_could_not_take_a_change_are_named_and_healed_later(net: Net) -> None:
+    grid = net.clone()
+    look(grid)
+    net.broken["dir:/b"] = lambda store: Failing(store, lambda: Denied("read only"), ["put"])
+    clone = net.clone()
+    look(clone)
+    failed = clone.change(later(clone.roster))
+    assert {name: str(error) for name, error in failed.items()} == {"b": "read only"}
+    assert clone.roster.serial == 2
+    assert [net.newest(name).serial for name in NAMES] == [2, 1, 2]
+    net.broken.clear()
+    look(grid)
+    assert [net.newest(name).serial for name in NAMES] == [2, 2, 2]
+
+
+def test_a_change_that_no_store_takes_is_none(net: Net) -> None:
+    for name in NAMES:
+        net.broken[f"dir:/{name}"] = lambda store: Failing(store, lambda: Denied("read only"), ["put"])
+    grid = net.clone()
+    look(grid)
+    with pytest.raises(SwarmError, match="read only"):
+        grid.change(later(grid.roster))
+    assert grid.roster == net.first
+    assert [net.serials(name) for name in NAMES] == [[1], [1], [1]]
+
+
+# The cache.
+
+
+def test_what_was_seen_once_is_known_offline(net: Net, tmp_path: Path) -> None:
+    cache = str(tmp_path / "new" / "folder" / "roster")
+    grid = net.clone(cache=cache)
+    look(grid)
+    grid.change(grid.roster.with_added(FirstStore("d", "dir:/d", 1)))
+    net.opened.clear()
+    offline = net.clone(cache=cache)
+    assert offline.is_known
+    assert offline.roster == grid.roster
+    assert net.opened == []
+    assert os.listdir(os.path.dirname(cache)) == ["roster"]
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"swarmroster1\n" + bytes(200), bytes(2 << 20)])
+def test_a_cache_that_does_not_prove_is_not_believed(net: Net, tmp_path: Path, content: bytes) -> None:
+    cache = tmp_path / "roster"
+    cache.write_bytes(content)
+    grid = net.clone(cache=str(cache))
+    assert not grid.is_known
+    look(grid)
+    assert grid.is_known
+    assert open_roster(cache.read_bytes(), FULL.verify_key) == net.first
+
+
+def test_the_cache_of_another_grid_is_not_believed(net: Net, tmp_path: Path) -> None:
+    cache = tmp_path / "roster"
+    cache.write_bytes(seal_roster(later(net.first, 5), OTHER))
+    assert not net.clone(cache=str(cache)).is_known
+
+
+def test_a_cache_that_cannot_be_written_does_no_harm(net: Net, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for cache in (tmp_path / "file" / "roster", tmp_path):
+        grid = net.clone(cache=str(cache))
+        look(grid)
+        assert grid.is_known
+    assert sorted(os.listdir(tmp_path)) == ["file"]
+
+
+# Stores that this clone finds elsewhere.
+
+
+def test_an_override_is_where_this_clone_looks(net: Net) -> None:
+    net.memory["dir:/mnt/elsewhere"] = net.memory.pop("dir:/b")
+    net.opened.clear()
+    grid = net.clone(overrides={"b": "dir:/mnt/elsewhere", "unknown": "dir:/x"})
+    look(grid)
+    assert grid.address(grid.roster.entry("b")) == "dir:/mnt/elsewhere"
+    assert grid.address(grid.roster.entry("a")) == "dir:/a"
+    assert "dir:/b" not in {address for address, _ in net.opened}
+    assert grid.roster.entry("b").address == "dir:/b"
+    marker = marker_name(grid.id, grid.roster.entry("b"))
+    grid.sites()
+    assert ("dir:/mnt/elsewhere", marker) in net.opened
+
+
+def test_a_store_is_opened_once(net: Net) -> None:
+    grid = net.clone()
+    look(grid)
+    for _ in range(3):
+        grid.sites()
+    opened = [(address, marker) for address, marker in net.opened if marker is not None]
+    assert sorted(set(opened)) == sorted(set(opened[-3:]))
+    entry = grid.roster.entry("a")
+    assert grid.store(entry) is grid.store(entry)
+
+
+def test_overrides_are_read_from_gits_configuration(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+
+    def config(name: str, value: str) -> None:
+        subprocess.run(["git", "-C", str(tmp_path), "config", name, value], check=True)
+
+    config("remote.Swarm.one.swarm-store-usb", "dir:/media/me/usb disk")
+    config("remote.Swarm.one.swarm-store-nas-2", "dir:/mnt/nas=x")
+    config("remote.Swarm.one.annex-cost", "100")
+    config("remote.other.swarm-store-usb", "dir:/not/this/one")
+    config("remote.Swarm.one.swarm-store-lines", "dir:/two\nlines")
+    git_dir = str(tmp_path / ".git")
+    assert store_overrides(git_dir, "Swarm.one") == {
+        "usb": "dir:/media/me/usb disk",
+        "nas-2": "dir:/mnt/nas=x",
+        "lines": "dir:/two\nlines",
+    }
+    assert store_overrides(git_dir, "swarm.one") == {}
+    assert store_overrides(git_dir, "nobody") == {}
+    assert store_overrides(git_dir, None) == {}
+    assert store_overrides(git_dir, "") == {}
+
+
+# Making stores.
+
+
+def test_every_store_gets_a_marker_of_its_own(net: Net) -> None:
+    fresh = Net()
+    create_stores(fresh.first.grid, fresh.first.active, fresh.open)
+    for entry in fresh.first.active:
+        store = fresh.memory[entry.address]
+        assert list(store.contents) == [marker_name(fresh.first.grid, entry)]
+        assert fresh.first.grid.encode() in store.contents[marker_name(fresh.first.grid, entry)]
+    create_stores(fresh.first.grid, fresh.first.active, fresh.open)  # again: an initremote that was cut off
+
+
+FAULTS: dict[str, Callable[[Store], Store]] = {
+    "cannot be written": lambda store: Failing(store, lambda: Denied("read only"), ["put"]),
+    "cannot be read": lambda store: Failing(store, lambda: Unavailable("away"), ["read"]),
+    "reads back differently": lambda store: Corrupting(store, [0]),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_a_store_that_cannot_be_used_is_named_and_the_others_are_left_as_they_were(
+    fault: Callable[[Store], Store],
+) -> None:
+    fresh = Net()
+    fresh.broken["dir:/b"] = fault
+    with pytest.raises(BadSetting, match="b=dir:/b cannot be used"):
+        create_stores(fresh.first.grid, fresh.first.active, fresh.open)
+    assert fresh.memory["dir:/a"].contents == {}
+    assert "dir:/c" not in fresh.memory or fresh.memory["dir:/c"].contents == {}
+
+
+def test_a_store_of_another_grid_is_refused() -> None:
+    fresh = Net()
+    other = first_roster(OTHER.verify_key, fresh.settings.coding, fresh.settings.cipher, fresh.settings.stores)
+    create_stores(other.grid, other.active[1:2], fresh.open)
+    before = dict(fresh.memory["dir:/b"].contents)
+    with pytest.raises(BadSetting, match="another grid"):
+        create_stores(fresh.first.grid, fresh.first.active, fresh.open)
+    assert fresh.memory["dir:/a"].contents == {}
+    assert fresh.memory["dir:/b"].contents == before
+
+
+def test_directories_that_come_to_nothing_are_not_left_behind(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    settings = read_settings({"stores": f"a=dir:{tmp_path}/a b=dir:{tmp_path}/file/b"})
+    first = first_roster(FULL.verify_key, settings.coding, settings.cipher, settings.stores)
+    with pytest.raises(BadSetting, match="b="):
+        create_stores(first.grid, first.active, open_store)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file"]
+
+
+def test_a_grid_on_directories_notices_what_is_not_mounted(tmp_path: Path) -> None:
+    settings = read_settings({"stores": " ".join(f"{name}=dir:{tmp_path}/{name}" for name in NAMES), "happy": "2"})
+    first = first_roster(FULL.verify_key, settings.coding, settings.cipher, settings.stores)
+    create_stores(first.grid, first.active)
+    Grid(settings, FULL.verify_key, FULL).change(first)
+    os.rename(tmp_path / "b", tmp_path / "unmounted")
+    os.mkdir(tmp_path / "b")
+    grid = Grid(settings, FULL.verify_key, FULL)
+    look(grid)
+    assert grid.is_known
+    [site] = [site for site in grid.sites() if site.name == "b"]
+    with pytest.raises(Unavailable, match="marker"):
+        site.store.stat("ab/ab" + "2" * 30 + ".1")
+    assert os.listdir(tmp_path / "b") == []
