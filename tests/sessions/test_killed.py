@@ -217,3 +217,21 @@ def test_a_get_that_is_broken_off_leaves_no_process(session: Session, laptop: Re
     process.communicate()
     laptop.run("git annex get film --from vault")
     assert len(laptop.read("film")) == 200_000_000
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+@pytest.mark.usefixtures("large")
+def test_the_program_ends_on_a_signal_though_git_annex_goes_on(
+    session: Session, laptop: Repository, number: signal.Signals
+) -> None:
+    process = laptop.start("git annex copy large --to vault")
+    wait_for(lambda: sizes_of(session.parts()) > 10 << 20, "a copy under way")
+    pids = session.processes("git-annex-remote-swarm").keys()
+    assert pids
+    for pid in pids:
+        os.kill(pid, number)
+    # git-annex may well start another, to try again: those are meant that were there.
+    wait_for(lambda: not pids & session.processes().keys(), "the end of the program", GONE)
+    kill_both(session, process)
+    process.communicate()
+    assert session.shares() == []
