@@ -17,7 +17,7 @@ address in its one form or raises `BadSetting`, and `open_store(address, marker)
 
 
 def check_address(address: str) -> str:
-    """Return `address` in its one form, without touching the store; raises `BadSetting`."""
+    """Return `address` in its one form, changing nothing; raises `BadSetting`."""
     checked: str = _module(address).check(address)
     return checked
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from annex_remote.errors import Damaged
-from annex_remote.model import ShareName
+from annex_remote.model import ByteStream, ShareName
 from annex_remote.shares.format import TAIL_MAX, Header, Tail, block_hash, parse_footer
 from annex_remote.shares.layout import HASH_SIZE, SEGMENT_SIZE
 from annex_remote.transfer.sites import Site
@@ -83,8 +83,9 @@ def open_share(
     `Damaged` for a share that does not prove, and what the store raises.
     """
     name = str(ShareName(object_id, site.number))
-    with site.store.read(name, 0, FIRST_READ if with_hashes else PEEK) as stream:
-        start = b"".join(stream)
+    first = FIRST_READ if with_hashes else PEEK
+    with site.store.read(name, 0, first) as stream:
+        start = _take(stream, first)
         size = stream.size
     end, end_at = start, 0
     if size > len(start):
@@ -116,10 +117,20 @@ def open_share(
 
 def _read_range(site: Site, name: str, start: int, length: int, size: int) -> bytes:
     with site.store.read(name, start, length) as stream:
-        data = b"".join(stream)
+        data = _take(stream, length)
         if stream.size != size or len(data) != length:
             raise Damaged(f"share {site.number} changed while it was read")
     return data
+
+
+def _take(stream: ByteStream, most: int) -> bytes:
+    """Return what a stream brings; raises `Damaged` if it brings more than it was asked for."""
+    data = bytearray()
+    for piece in stream:
+        data += piece
+        if len(data) > most:
+            raise Damaged("a store sends more than it was asked for")
+    return bytes(data)
 
 
 def largest_group(shares: Iterable[OpenShare]) -> list[OpenShare]:

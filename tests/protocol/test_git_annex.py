@@ -13,8 +13,6 @@ import pytest
 
 import annex_remote.errors
 
-
-
 Git = Callable[..., str]
 
 FILTERS = {"concurrent": "", "one at a time": "sed -u '/^EXTENSIONS/s/ ASYNC//' | "}
