@@ -553,7 +553,10 @@ def test_what_is_no_address_is_refused(address: str) -> None:
 def test_a_file_is_no_directory(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(BadSetting, match="a file, not a directory"):
-        open_store(f"dir:{tmp_path}/file")
+        check_address(f"dir:{tmp_path}/file")
+    # Opening does not look, since a dead mount would not answer; what is asked then says that it is not there.
+    with pytest.raises(Unavailable):
+        open_store(f"dir:{tmp_path}/file", MARKER).stat(NAME)
 
 
 def test_many_small_pieces_are_one_file(tmp_path: Path) -> None:
