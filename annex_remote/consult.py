@@ -14,14 +14,17 @@ import socket
 import subprocess
 import tempfile
 import threading
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from annex_remote.capability import Capability
-from annex_remote.errors import BadSetting
+from annex_remote.credentials import environment_login, login_variables
+from annex_remote.errors import BadSetting, SwarmError
 from annex_remote.grid import Grid, store_overrides
+from annex_remote.model import Login
 from annex_remote.settings import read_settings
 
-__all__ = ["ENVIRONMENT", "Consulted", "consult", "hand_over", "open_grid"]
+__all__ = ["ENVIRONMENT", "Consulted", "consult", "give_logins", "hand_over", "open_grid"]
 
 ENVIRONMENT = "SWARM_CONSULT"
 """In the special remote's environment: the UUID of the remote that is asked about, a space, the socket's path.
@@ -38,6 +41,8 @@ class Consulted:
     git_dir: str
     cache: str
     name: str | None
+    logins: dict[str, Login] = field(default_factory=dict)
+    """By store."""
 
 
 def hand_over(asker: str, uuid: str, told: Consulted) -> None:
@@ -51,6 +56,7 @@ def hand_over(asker: str, uuid: str, told: Consulted) -> None:
         "git_dir": told.git_dir,
         "cache": told.cache,
         "name": told.name,
+        "logins": {store: [login.user, login.password] for store, login in told.logins.items()},
     }
     with socket.socket(socket.AF_UNIX) as line:
         line.settimeout(10)
@@ -96,7 +102,8 @@ def consult(remote: str) -> Consulted:
         raise BadSetting(_why(remote, answer))
     told = json.loads(documents[0])
     capability = Capability.parse(told["capability"]) if told["capability"] else None
-    return Consulted(told["config"], capability, told["git_dir"], told["cache"], told["name"])
+    logins = {store: Login(*login) for store, login in told["logins"].items()}
+    return Consulted(told["config"], capability, told["git_dir"], told["cache"], told["name"], logins)
 
 
 def _uuid(remote: str) -> str:
@@ -139,5 +146,34 @@ def open_grid(told: Consulted) -> Grid:
     settings = read_settings(told.config)
     if settings.verify_key is None:
         raise BadSetting("this remote has no verify-key: it was not made by git annex initremote")
-    overrides = store_overrides(told.git_dir, told.name)
-    return Grid(settings, settings.verify_key, told.capability, cache=told.cache, overrides=overrides)
+    return Grid(
+        settings,
+        settings.verify_key,
+        told.capability,
+        cache=told.cache,
+        overrides=store_overrides(told.git_dir, told.name),
+        logins=lambda name: environment_login(name) or told.logins.get(name),
+    )
+
+
+def give_logins(remote: str, logins: Mapping[str, Login]) -> None:
+    """Have git-annex keep logins of stores, by name; raises `SwarmError` if it does not.
+
+    Only `git annex enableremote` lets a special remote keep credentials as the remote is set up to: embedded in
+    the repository, encrypted, or in a file of this clone.
+    """
+    variables = {
+        variable: value
+        for store, login in logins.items()
+        for variable, value in zip(login_variables(store), (login.user, login.password), strict=True)
+    }
+    done = subprocess.run(
+        ["git", "annex", "enableremote", "--", remote],
+        env={**os.environ, **variables},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode:
+        said = " ".join(done.stderr.decode(errors="replace").split())
+        raise SwarmError(f"git-annex did not keep the login: {said}")

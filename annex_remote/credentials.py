@@ -1,16 +1,35 @@
-"""Where this clone's capability is kept: with git-annex's credentials, or in the environment."""
+"""Where secrets are: this clone's capability, and logins of stores.
+
+git-annex keeps them with its credentials; the environment comes first. Other programs' own places (netrc,
+~/.aws, rclone.conf, an ssh agent) are known to the kinds of stores that use them, and looked at when there is
+nothing here.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote
 
 from annex_remote.capability import Capability
+from annex_remote.errors import BadSetting
+from annex_remote.model import Login
 
 if TYPE_CHECKING:
     from annex_remote.protocol.jobs import Job
 
-__all__ = ["ENVIRONMENT", "creds_capability", "environment_capability", "keep_capability"]
+__all__ = [
+    "ENVIRONMENT",
+    "creds_capability",
+    "creds_login",
+    "environment_capability",
+    "environment_login",
+    "keep_capability",
+    "keep_login",
+    "login_variables",
+    "store_logins",
+]
 
 ENVIRONMENT = "SWARM_CAPABILITY"
 
@@ -33,3 +52,44 @@ def environment_capability() -> Capability | None:
 def keep_capability(job: Job, capability: Capability) -> None:
     """Hand the capability to git-annex, whose own rules for credentials then apply (embedcreds, encryption)."""
     job.set_creds(_SETTING, _USER, capability.format())
+
+
+def login_variables(store: str) -> tuple[str, str]:
+    """Return the names of the environment's variables for a store's user and password."""
+    # Names of stores have small letters, digits and dashes: no two of them give one variable.
+    stem = f"SWARM_STORE_{store.upper().replace('-', '_')}"
+    return f"{stem}_USER", f"{stem}_PASSWORD"
+
+
+def environment_login(store: str) -> Login | None:
+    """Return the store's login in the environment, None if there is none; raises `BadSetting` for half of one."""
+    user, password = (os.environ.get(name, "") for name in login_variables(store))
+    if bool(user) != bool(password):
+        missing = login_variables(store)[1 if user else 0]
+        raise BadSetting(f"half of the login of {store} is in the environment: {missing} is missing")
+    return Login(user, password) if user else None
+
+
+def creds_login(job: Job, store: str) -> Login | None:
+    """Return the login that git-annex keeps for a store, None if it keeps none."""
+    user, password = job.get_creds(_login_setting(store))
+    return Login(unquote(user), password) if password else None
+
+
+def store_logins(job: Job, stores: Iterable[str]) -> dict[str, Login]:
+    """Return the logins of `stores` that are known, by name; raises `BadSetting`.
+
+    git-annex is asked here and now, on the job's own thread: whoever needs a login later may be on another one.
+    """
+    logins = {name: environment_login(name) or creds_login(job, name) for name in stores}
+    return {name: login for name, login in logins.items() if login is not None}
+
+
+def keep_login(job: Job, store: str, login: Login) -> None:
+    """Hand a store's login to git-annex, whose own rules for credentials then apply."""
+    # The protocol takes no user with a blank in it.
+    job.set_creds(_login_setting(store), quote(login.user, safe="@+"), login.password)
+
+
+def _login_setting(store: str) -> str:
+    return f"login-{store}"

@@ -5,10 +5,12 @@
     SwarmError                  everything below; str() is one sentence for the user
     ├── StoreError              a store said no, or said nothing
     │   ├── NotFound            proved absence: ENOENT, 404, NoSuchKey; nothing else
-    │   ├── Denied              the store is there and refuses us
+    │   ├── Denied              the store is there and refuses us; `wants_login` if a login, or another
+    │   │                       one, is what it wants
     │   ├── Full                no space or no quota left
     │   ├── Busy                asked to wait; `retry_after` in seconds, or None
-    │   └── Unavailable         not there, not reachable, silent: says nothing about shares
+    │   └── Unavailable         not there, not reachable, silent: says nothing about shares;
+    │                           `passing` if asking again in a moment may well help
     ├── Damaged                 bytes that do not prove: a share, a roster, a capability
     ├── BadSetting              a setting or argument that cannot be right
     ├── NoCapability            the secret that the work takes is not here
@@ -52,6 +54,11 @@ class NotFound(StoreError):
 class Denied(StoreError):
     """The store answered, and does not let us: permissions, credentials, a read-only mount."""
 
+    def __init__(self, message: str = "", *, wants_login: bool = False) -> None:
+        super().__init__(message)
+        self.wants_login = wants_login
+        """True if it asked who we are, and took nothing that we could say for an answer."""
+
 
 class Full(StoreError):
     """The store has no space, or no quota, for this."""
@@ -68,6 +75,11 @@ class Busy(StoreError):
 
 class Unavailable(StoreError):
     """The store is not there or did not answer; what it holds is unknown."""
+
+    def __init__(self, message: str = "", *, passing: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing
+        """True for what may be over in a moment: a connection cut, a server's internal error."""
 
 
 class Damaged(SwarmError):

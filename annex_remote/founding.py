@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from urllib.parse import urlsplit
 
 from annex_remote.capability import Capability
 from annex_remote.credentials import (
     ENVIRONMENT,
     creds_capability,
     environment_capability,
+    environment_login,
     keep_capability,
+    keep_login,
+    login_variables,
+    store_logins,
 )
-from annex_remote.errors import BadSetting, SwarmError
-from annex_remote.grid import Found, Grid, create_stores, read_roster
+from annex_remote.errors import BadSetting, Denied, SwarmError
+from annex_remote.grid import Found, Grid, Logins, create_stores, read_roster, usual_cost
+from annex_remote.model import Access
 from annex_remote.protocol.jobs import Job
-from annex_remote.roster import StoreEntry, first_roster, grid_id, marker_number, roster_serial
+from annex_remote.roster import WAITING, StoreEntry, first_roster, grid_id, marker_number, roster_serial
 from annex_remote.settings import Settings, read_settings
 from annex_remote.shares.crypto import Cipher
-from annex_remote.stores import check_address, open_store
+from annex_remote.stores import check_address, is_far, open_store
 from annex_remote.transfer.sites import Notes
 
 __all__ = ["initialise"]
@@ -73,17 +79,23 @@ def _checked(settings: Settings) -> Settings:
 
 def _found(job: Job, settings: Settings, capability: Capability) -> None:
     verify_key = capability.verify_key
-    roster = first_roster(verify_key, settings.coding, settings.cipher, settings.stores)
-    create_stores(grid_id(verify_key), roster.active)
-    grid = Grid(settings, verify_key, capability)
-    for name, error in grid.change(roster).items():
+    full = first_roster(verify_key, settings.coding, settings.cipher, settings.stores, usual_cost)
+    logins = _logins(job, settings)
+    waiting = create_stores(grid_id(verify_key), full.active, logins)
+    _require_some(waiting, full.active)
+    roster = full.with_state(waiting, WAITING)
+    grid = Grid(settings, verify_key, capability, logins=logins)
+    # Forced: a grid that is just being made has no other clone that could see other stores than this one.
+    for name, error in grid.change(roster, force=True).items():
         job.info(f"{name}: could not take the roster: {error}")
     _save(job, grid, capability)
     job.info(
-        f"shares: {settings.coding}, {settings.cipher.setting}: survives the loss of {roster.survives_in_words()}"
+        f"shares: {settings.coding}, {settings.cipher.setting}: survives the loss of {full.survives_in_words()}"
     )
-    for names in _sharing_a_disk(roster.active):
-        job.info(f"{', '.join(names)} are on one file system: what destroys it destroys them together")
+    for name in waiting:
+        job.info(f"{name} is not used before you log in there: git-annex-remote-swarm login REMOTE {name}")
+    for place, names in _sharing_a_place(roster.active):
+        job.info(f"{', '.join(names)} are on one {place}: what destroys it destroys them together")
     job.info(
         "The capability of this remote is kept by git-annex. Without it nothing that is stored can "
         "be read again: print it with `git-annex-remote-swarm capability REMOTE`, and keep a copy on paper or "
@@ -91,12 +103,35 @@ def _found(job: Job, settings: Settings, capability: Capability) -> None:
     )
 
 
-def _sharing_a_disk(entries: Iterable[StoreEntry]) -> list[list[str]]:
-    groups: dict[int, list[str]] = defaultdict(list)
+def _logins(job: Job, settings: Settings) -> Logins:
+    """Return who tells the logins of the first stores, and of others as far as the environment has them."""
+    known = store_logins(job, [store.name for store in settings.stores if is_far(store.address)])
+    return lambda name: known.get(name) or environment_login(name)
+
+
+def _require_some(waiting: Mapping[str, Denied], entries: Iterable[StoreEntry]) -> None:
+    """Raise `BadSetting` if all stores wait for a login: then there is no place for the list of stores."""
+    if all(entry.name in waiting for entry in entries):
+        first = next(iter(waiting))
+        raise BadSetting(
+            f"stores: all of them want a login ({waiting[first]}); give at least one its own in the environment, "
+            f"such as {' and '.join(login_variables(first))}, and try again; the others may follow with "
+            "git-annex-remote-swarm login REMOTE NAME"
+        )
+
+
+def _sharing_a_place(entries: Iterable[StoreEntry]) -> list[tuple[str, list[str]]]:
+    """Return the names of stores that are in one place, and what kind of place it is."""
+    groups: dict[tuple[str, object], list[str]] = defaultdict(list)
     for entry in entries:
         if entry.address.startswith("dir:"):
-            groups[os.stat(entry.address.removeprefix("dir:")).st_dev].append(entry.name)
-    return [names for names in groups.values() if len(names) > 1]
+            place: tuple[str, object] = "file system", os.stat(entry.address.removeprefix("dir:")).st_dev
+        elif "://" in entry.address:
+            place = "server", urlsplit(entry.address).hostname
+        else:
+            continue
+        groups[place].append(entry.name)
+    return [(place, names) for (place, _), names in groups.items() if len(names) > 1]
 
 
 def _found_again(job: Job, settings: Settings, capability: Capability) -> bool:
@@ -109,13 +144,16 @@ def _found_again(job: Job, settings: Settings, capability: Capability) -> bool:
     newest: Found | None = None
     traces = False
     addresses: dict[int, list[str]] = defaultdict(list)
+    logins = _logins(job, settings)
     for first in settings.stores:
-        store = open_store(first.address)
+        store = open_store(first.address, None, Access(logins(first.name), settings.stall))
         try:
             names = [name for name, _ in store.list(f"{identity[:2]}/{identity}.")]
         except SwarmError as error:
             job.info(f"{first.name}: {error}")
             continue
+        finally:
+            store.close()
         numbers = [number for name in names if (number := marker_number(identity, name)) is not None]
         if len(numbers) == 1:  # several would say that it is several stores: nobody knows which
             addresses[numbers[0]].append(first.address)
@@ -133,7 +171,7 @@ def _found_again(job: Job, settings: Settings, capability: Capability) -> bool:
             "these stores belong to a grid of this capability, but none has a roster that proves: "
             "name all its stores"
         )
-    grid = Grid(settings, capability.verify_key, capability, found=newest)
+    grid = Grid(settings, capability.verify_key, capability, found=newest, logins=logins)
     roster = grid.roster
     for entry in roster.readable:
         shown = addresses[entry.numbers[0]]
@@ -164,6 +202,16 @@ def _save(job: Job, grid: Grid, capability: Capability) -> None:
     job.set_config("verify-key", grid.verify_key.hex())
     job.set_config("grid", settled.made_with())
     keep_capability(job, capability)
+    _keep_logins(job, grid)
+
+
+def _keep_logins(job: Job, grid: Grid) -> None:
+    """Hand the logins that are in the environment to git-annex, for the next time."""
+    names = {store.name for store in grid.settings.stores} | {entry.name for entry in grid.roster.stores}
+    for name in sorted(names):
+        login = environment_login(name)
+        if login is not None:
+            keep_login(job, name, login)
 
 
 def _join(job: Job, settings: Settings, verify_key: bytes, given: Capability | None) -> None:
@@ -174,7 +222,7 @@ def _join(job: Job, settings: Settings, verify_key: bytes, given: Capability | N
         raise BadSetting("git-annex keeps the capability of another grid for this remote")
     # The stronger one is kept: a read capability in the environment does not take the full one away.
     capability = max((each for each in (kept, given) if each), key=_strength, default=None)
-    grid = Grid(settings, verify_key, capability)
+    grid = Grid(settings, verify_key, capability, logins=_logins(job, settings))
     notes = Notes()
     grid.look_for_roster(notes)
     # Offline, the names that the grid was made with are all that is known; online, the roster's too.
@@ -189,6 +237,7 @@ def _join(job: Job, settings: Settings, verify_key: bytes, given: Capability | N
         )
     elif capability is not kept:
         keep_capability(job, capability)
+    _keep_logins(job, grid)
     for line in notes.lines:
         job.info(line)
 

@@ -19,10 +19,12 @@ from typing import Any
 
 from annex_remote.capability import Capability
 from annex_remote.errors import BadSetting, Damaged, Denied, NoCapability, NotFound, SwarmError, Unavailable
-from annex_remote.model import Store
+from annex_remote.model import Access, Login, Store
 from annex_remote.roster import (
     ACTIVE,
+    FAR_COST,
     MAX_SIZE,
+    NEAR_COST,
     Roster,
     StoreEntry,
     first_roster,
@@ -35,11 +37,11 @@ from annex_remote.roster import (
     seal_roster,
 )
 from annex_remote.settings import Settings
-from annex_remote.stores import open_store
+from annex_remote.stores import is_far, open_store
 from annex_remote.stores.wrappers import Watched
 from annex_remote.transfer.sites import Notes, Site, ask_all, explain
 
-__all__ = ["Found", "Grid", "create_stores", "read_roster", "store_overrides"]
+__all__ = ["Found", "Grid", "Logins", "create_stores", "read_roster", "store_overrides", "usual_cost"]
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +54,19 @@ ROSTERS_READ = 16
 REFRESH = 60.0
 """Seconds for which what the stores showed is taken for the newest."""
 
-StoreOpener = Callable[[str, str | None], Store]
+StoreOpener = Callable[[str, str | None, Access], Store]
+
+Logins = Callable[[str], Login | None]
+"""Tells the login of a store by its name, None where none is known; may raise `BadSetting`."""
+
+
+def usual_cost(address: str) -> int:
+    """Return what reading from a store at `address` costs, as long as nobody has said otherwise."""
+    return FAR_COST if is_far(address) else NEAR_COST
+
+
+def _nobody(_: str) -> Login | None:
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +86,8 @@ class Grid:
     """Thread safe. `verify_key` proves everything that comes from a store; `capability` may be None.
 
     `cache` is the file that keeps the newest roster, None for none. `overrides` maps a store's name to where
-    this clone finds it. `found` is a roster that was read already.
+    this clone finds it. `found` is a roster that was read already. `logins` is asked whenever a store is used:
+    what it says may change.
     """
 
     def __init__(
@@ -84,6 +99,7 @@ class Grid:
         cache: str | None = None,
         overrides: Mapping[str, str] | None = None,
         found: Found | None = None,
+        logins: Logins = _nobody,
         opener: StoreOpener = open_store,
     ) -> None:
         self.settings = settings
@@ -92,15 +108,16 @@ class Grid:
         self.id = grid_id(verify_key)
         self._cache = cache
         self._overrides = dict(overrides or {})
+        self._logins = logins
         self._opener = opener
         self._lock = threading.Lock()
         self._refreshing = threading.Lock()
         """Held while the stores are asked: jobs that start together ask once."""
-        self._stores: dict[tuple[str, str | None], Store] = {}
+        self._stores: dict[tuple[str, str | None, Access], Store] = {}
         self._sealed: bytes | None = None
         self._looked_at: float | None = None
         self._roster = self._from_cache() or first_roster(
-            verify_key, settings.coding, settings.cipher, settings.stores
+            verify_key, settings.coding, settings.cipher, settings.stores, usual_cost
         )
         if found is not None:
             self._take_up(found)
@@ -128,11 +145,23 @@ class Grid:
 
     def store(self, entry: StoreEntry) -> Store:
         """Return the open store of an entry; raises `BadSetting` if its address cannot be used here."""
-        place = self.address(entry), marker_name(self.id, entry)
+        place = self.address(entry), marker_name(self.id, entry), self._access(entry)
         with self._lock:
             if place not in self._stores:
                 self._stores[place] = Watched(self._opener(*place), self.settings.stall)
             return self._stores[place]
+
+    def login(self, name: str) -> Login | None:
+        """Return the login of the store `name`, None if none is known; raises `BadSetting`."""
+        return self._logins(name)
+
+    def use_login(self, name: str, login: Login) -> None:
+        """Use `login` for the store `name` from now on."""
+        before = self._logins
+        self._logins = lambda each: login if each == name else before(each)
+
+    def _access(self, entry: StoreEntry) -> Access:
+        return Access(self.login(entry.name), self.settings.stall)
 
     def sites(self) -> list[Site]:
         """Return the place of every share number that a store may keep a share of."""
@@ -183,7 +212,9 @@ class Grid:
     def _fetch(self, entry: StoreEntry) -> tuple[Found | None, Damaged | None]:
         """Return the newest roster on a store that proves, and why a newer one was refused."""
         # Before a roster is known, which of the first stores has which number, and so its marker, is not either.
-        store = self.store(entry) if self.is_known else self._opener(self.address(entry), None)
+        store = (
+            self.store(entry) if self.is_known else self._opener(self.address(entry), None, self._access(entry))
+        )
         names = [name for name, _ in store.list(f"{self.id[:2]}/{self.id}.r")]
         serials = {serial for name in names if (serial := roster_serial(self.id, name)) is not None}
         refused: Damaged | None = None
@@ -248,15 +279,13 @@ class Grid:
                 )
             elif each is not None:
                 notes.add(entry.name, f"had roster {each.roster.serial}, the newest is {serial}")
-            behind[entry.name] = partial(self._give_to, entry, serial, sealed)
+            behind[entry.name] = partial(self._give, entry, serial, sealed)
         for answer in ask_all(behind, ROSTER_WAIT):
             if answer.error is not None:
                 log.debug("%s: the roster could not be put there: %s", answer.asked, explain(answer.error))
 
-    def _give_to(self, entry: StoreEntry, serial: int, sealed: bytes) -> None:
-        self._give(self.store(entry), serial, sealed)
-
-    def _give(self, store: Store, serial: int, sealed: bytes) -> None:
+    def _give(self, entry: StoreEntry, serial: int, sealed: bytes) -> None:
+        store = self.store(entry)
         store.put(roster_name(self.id, serial), len(sealed), lambda at: [sealed[at:]])
         # The one before stays: whoever looks just now may have its name from a listing.
         for name, _ in list(store.list(f"{self.id[:2]}/{self.id}.r")):
@@ -277,7 +306,7 @@ class Grid:
         if self.is_known and not force:
             self.check_changeable()
         sealed = seal_roster(roster, self.capability)
-        gifts = {entry.name: partial(self._give_to, entry, roster.serial, sealed) for entry in roster.readable}
+        gifts = {entry.name: partial(self._give, entry, roster.serial, sealed) for entry in roster.readable}
         failed = {answer.asked: answer.error for answer in ask_all(gifts, self.settings.stall) if answer.error}
         if not force or len(failed) == len(gifts):
             _require_most(failed, len(gifts))
@@ -329,23 +358,28 @@ def read_roster(store: Store, verify_key: bytes, serial: int) -> Found:
     return Found(roster, sealed)
 
 
-def create_stores(grid_identity: str, entries: Sequence[StoreEntry], opener: StoreOpener = open_store) -> None:
+def create_stores(
+    grid_identity: str,
+    entries: Sequence[StoreEntry],
+    logins: Logins = _nobody,
+    opener: StoreOpener = open_store,
+) -> dict[str, Denied]:
     """Make a marker on each store, which proves that it can be written and read back.
 
-    Raises `BadSetting` naming the first store that cannot be used; then the markers that were made are gone.
+    Returns the stores that were left out, as they want a login and none is known. Raises `BadSetting` naming the
+    first store that cannot be used; then the markers that were made are gone.
     """
     opened: list[Store] = []
     made: list[tuple[Store, str]] = []
+    waiting: dict[str, Denied] = {}
     try:
         for entry in entries:
-            store, name = opener(entry.address, None), marker_name(grid_identity, entry)
+            login, name = logins(entry.name), marker_name(grid_identity, entry)
+            store = opener(entry.address, None, Access(login))
             opened.append(store)
-            try:
-                _refuse_other_grid(store, grid_identity)
-            except SwarmError as error:
-                raise BadSetting(f"stores: {entry.name}={entry.address} cannot be used: {error}") from error
             text = f"git-annex-remote-swarm: store {entry.name} of grid {grid_identity}\n".encode()
             try:
+                _refuse_other_grid(store, grid_identity)
                 if store.stat(name) is None:
                     made.append((store, name))
                 store.put(name, len(text), lambda at, text=text: [text[at:]])  # type: ignore[misc]
@@ -353,6 +387,9 @@ def create_stores(grid_identity: str, entries: Sequence[StoreEntry], opener: Sto
                     if b"".join(stream) != text:
                         raise Damaged("what was written reads back differently")
             except SwarmError as error:
+                if login is None and isinstance(error, Denied) and error.wants_login:
+                    waiting[entry.name] = error
+                    continue
                 raise BadSetting(f"stores: {entry.name}={entry.address} cannot be used: {error}") from error
     except BadSetting:
         for store, name in made:
@@ -362,6 +399,7 @@ def create_stores(grid_identity: str, entries: Sequence[StoreEntry], opener: Sto
     finally:
         for store in opened:
             store.close()
+    return waiting
 
 
 def _refuse_other_grid(store: Store, grid_identity: str) -> None:

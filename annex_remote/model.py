@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from annex_remote.errors import BadSetting, Damaged
 
-__all__ = ["MAX_SHARES", "ByteStream", "Coding", "OpenAt", "ShareName", "Store", "check_name"]
+__all__ = ["MAX_SHARES", "Access", "ByteStream", "Coding", "Login", "OpenAt", "ShareName", "Store", "check_name"]
 
 MAX_SHARES = 256
 """Share numbers are 0 to 255: the rows of a zfec code over GF(2**8)."""
@@ -82,6 +82,24 @@ def check_name(name: str) -> str:
     return name
 
 
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Who we are to a store: user and password, or for S3 access key id and secret key. Never printed."""
+
+    user: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How a store is spoken to."""
+
+    login: Login | None = None
+    """None: nobody, or whoever the kind's own places (netrc, ~/.aws, an ssh agent) say."""
+    patience: float = 30.0
+    """Seconds without a byte after which a server is given up; connecting has ten at most."""
+
+
 OpenAt = Callable[[int], Iterable[bytes | memoryview]]
 """``open_at(offset)`` yields the bytes of what is stored from `offset` to its end.
 
@@ -116,7 +134,8 @@ class Store(Protocol):
     def read(self, name: str, start: int = 0, length: int | None = None) -> ByteStream:
         """Open bytes [start, start + length) of `name`, clipped to its end; to be used in a `with`.
 
-        Raises `NotFound`. The stream raises `Damaged` if fewer bytes come than its `size` promises.
+        Raises `NotFound`. The stream raises `Damaged` if fewer bytes come than its `size` promises, or
+        `Unavailable` if the connection to them is cut.
         """
 
     def stat(self, name: str) -> int | None:

@@ -18,10 +18,12 @@ from annex_remote.protocol.handler import UrlContents, UrlFile
 from annex_remote.protocol.jobs import Job
 from annex_remote.protocol.messages import Availability
 from annex_remote.settings import SETTINGS, Settings, read_settings
+from annex_remote.stores import is_far
 
 if TYPE_CHECKING:
     from annex_remote.capability import Capability
     from annex_remote.grid import Grid
+    from annex_remote.model import Login
     from annex_remote.transfer.sites import Notes, Site
 
 __all__ = ["SwarmRemote"]
@@ -32,8 +34,10 @@ QUICK = 2.0
 PROGRESS_INTERVAL = 0.1
 """Seconds between two PROGRESS messages of a transfer."""
 
-COST = 175
+NEAR_COST = 175
 """git-annex's "semi-expensive": a local disk, and a little arithmetic."""
+FAR_COST = 200
+"""git-annex's "expensive": it takes a network to get enough shares."""
 
 
 class SwarmRemote:
@@ -48,6 +52,9 @@ class SwarmRemote:
         self._cache = ""
         self._git_dir = ""
         self._name: str | None = None
+        self._logins: dict[str, Login] = {}
+        self._logins_asked: set[str] = set()
+        """Stores whose login git-annex was asked for, whether it had one or not."""
 
     def list_configs(self) -> Sequence[tuple[str, str]]:
         return [(setting.name, setting.description) for setting in SETTINGS]
@@ -86,14 +93,32 @@ class SwarmRemote:
         if asker:
             from annex_remote.consult import Consulted, hand_over
 
-            told = Consulted(config, self._capability, self._git_dir, self._cache, self._name)
+            with suppress(SwarmError):  # whoever asked sees the configuration, and what is wrong with it
+                self.grid(job)
+            told = Consulted(config, self._capability, self._git_dir, self._cache, self._name, dict(self._logins))
             with suppress(OSError):  # whoever asked is gone; that is no reason to fail
                 hand_over(asker, uuid, told)
 
     # What transfers need.
 
-    def grid(self) -> Grid:
+    def grid(self, job: Job) -> Grid:
         """Return the grid; raises `BadSetting` if the configuration cannot be used."""
+        grid = self._opened_grid()
+        self._learn_logins(job, grid)
+        return grid
+
+    def _learn_logins(self, job: Job, grid: Grid) -> None:
+        """Ask git-annex for the logins of the stores that it was not asked about before."""
+        from annex_remote.credentials import store_logins
+
+        with self._lock:
+            far = {entry.name for entry in grid.roster.readable if is_far(grid.address(entry))}
+            new = far - self._logins_asked
+            if new:
+                self._logins.update(store_logins(job, sorted(new)))
+                self._logins_asked |= new
+
+    def _opened_grid(self) -> Grid:
         with self._lock:
             if self._grid is None:
                 if self._unusable is not None or self._settings is None:
@@ -110,29 +135,37 @@ class SwarmRemote:
                     self._capability,
                     cache=self._cache,
                     overrides=store_overrides(self._git_dir, self._name),
+                    logins=self._logins.get,
                 )
             return self._grid
 
-    def _readable(self) -> tuple[Grid, Capability]:
-        grid = self.grid()
+    def _seen_grid(self, job: Job) -> Grid:
+        """Return the grid after its roster has been looked for, if none was ever seen."""
+        grid = self.grid(job)
+        if not grid.is_known:
+            self._refresh(job, tell=False)
+        return grid
+
+    def _readable(self, job: Job) -> tuple[Grid, Capability]:
+        grid = self.grid(job)
         if grid.capability is None:
             raise NoCapability(
                 "this clone does not have the remote's capability: set SWARM_CAPABILITY to the one that "
                 "`git-annex-remote-swarm capability REMOTE` prints elsewhere, and run: "
                 f"git annex enableremote {self._name or 'REMOTE'}"
             )
-        if not grid.is_known:
-            self._refresh(None)
-            grid.require_known()
+        self._seen_grid(job).require_known()
         return grid, grid.capability
 
-    def _refresh(self, job: Job | None) -> bool:
+    def _refresh(self, job: Job, *, tell: bool = True) -> bool:
         """See whether the stores have a newer roster, and tell the user what is odd about theirs."""
         from annex_remote.transfer.sites import Notes
 
         notes = Notes()
-        newer = self.grid().refresh(notes)
-        if job is not None:
+        grid = self.grid(job)
+        newer = grid.refresh(notes)
+        self._learn_logins(job, grid)
+        if tell:
             _tell(job, "roster", notes)
         return newer
 
@@ -149,7 +182,7 @@ class SwarmRemote:
         from annex_remote.transfer.sites import Notes
         from annex_remote.transfer.upload import Upload
 
-        grid, capability = self._readable()
+        grid, capability = self._readable(job)
         _ = capability.signing_seed  # said before anything is read: this clone may not store
         self._refresh(job)
         notes = Notes()
@@ -186,7 +219,7 @@ class SwarmRemote:
     def _download(self, job: Job, key: str, path: str, notes: Notes) -> None:
         from annex_remote.transfer.download import Download
 
-        grid, capability = self._readable()
+        grid, capability = self._readable(job)
         download = Download(
             annex_key=key,
             path=path,
@@ -216,7 +249,7 @@ class SwarmRemote:
         from annex_remote.transfer.presence import is_present
         from annex_remote.transfer.sites import Notes
 
-        grid, capability = self._readable()
+        grid, capability = self._readable(job)
         notes = Notes()
         present = is_present(
             grid.sites(),
@@ -233,7 +266,7 @@ class SwarmRemote:
         from annex_remote.transfer.presence import remove_object
         from annex_remote.transfer.sites import Notes
 
-        grid, capability = self._readable()
+        grid, capability = self._readable(job)
         _ = capability.signing_seed  # who may not store may not remove
         self._refresh(job)
         notes = Notes()
@@ -249,44 +282,47 @@ class SwarmRemote:
     # What git-annex shows.
 
     def cost(self, job: Job) -> int | None:
-        return COST
+        settings = self._settings
+        if settings is None:
+            return None
+        near = sum(store.shares for store in settings.stores if not is_far(store.address))
+        return NEAR_COST if near >= settings.coding.needed else FAR_COST
 
     def ordered(self, job: Job) -> bool:
         return True
 
     def availability(self, job: Job) -> Availability:
-        grid = self.grid()
-        if not grid.is_known:
-            self._refresh(None)
-        there = sum(len(grid.roster.entry(name).numbers) for name, error in self._reach(grid).items() if not error)
-        return Availability.LOCAL if there >= grid.roster.coding.needed else Availability.UNAVAILABLE
+        grid = self._seen_grid(job)
+        reach = self._reach(grid)
+        there = [entry for entry in grid.roster.readable if not reach[entry.name]]
+        needed = grid.roster.coding.needed
+        if sum(len(entry.numbers) for entry in there if is_far(grid.address(entry))) >= needed:
+            return Availability.GLOBAL
+        return (
+            Availability.LOCAL
+            if sum(len(entry.numbers) for entry in there) >= needed
+            else Availability.UNAVAILABLE
+        )
 
     def _reach(self, grid: Grid) -> dict[str, Exception | None]:
         """Return each store's name with what is wrong with it, None if it answered in time."""
         from functools import partial
 
-        from annex_remote.roster import marker_name
         from annex_remote.transfer.sites import ask_all
 
-        stores = {site.name: site.store for site in grid.sites()}
-        questions = {
-            name: partial(store.stat, marker_name(grid.id, grid.roster.entry(name)))
-            for name, store in stores.items()
-        }
+        entries = {entry.name: entry for entry in grid.roster.readable}
+        questions = {name: partial(grid.see, entry) for name, entry in entries.items()}
         answers = {answer.asked: answer.error for answer in ask_all(questions, QUICK)}
-        return {name: answers[name] for name in stores}
+        return {name: answers[name] for name in entries}
 
     def whereis(self, job: Job, key: str) -> str | None:
         from functools import partial
 
-        from annex_remote.model import ShareName
         from annex_remote.transfer.sites import ask_all
 
-        grid, capability = self._readable()
+        grid, capability = self._readable(job)
         object_id = self._object_id(capability, key)
-        questions = {
-            site: partial(site.store.stat, str(ShareName(object_id, site.number))) for site in grid.sites()
-        }
+        questions = {site: partial(site.store.stat, site.name_of(object_id)) for site in grid.sites()}
         answers = {answer.asked: answer for answer in ask_all(questions, QUICK)}
         has = [_place(site) for site in questions if answers[site].value is not None]
         unknown = [_place(site) for site in questions if answers[site].error is not None]
@@ -298,11 +334,9 @@ class SwarmRemote:
         return text
 
     def get_info(self, job: Job) -> Sequence[tuple[str, str]]:
-        from annex_remote.roster import ACTIVE
+        from annex_remote.roster import ACTIVE, WAITING
 
-        grid = self.grid()
-        if not grid.is_known:
-            self._refresh(None)
+        grid = self._seen_grid(job)
         roster = grid.roster
         reach = self._reach(grid)
         stores = [
@@ -312,6 +346,11 @@ class SwarmRemote:
                 + ("" if entry.state == ACTIVE else f" ({entry.state})"),
             )
             for entry in roster.readable
+        ]
+        stores += [
+            (f"store {entry.name}", f"{grid.address(entry)}: waits for git-annex-remote-swarm login")
+            for entry in roster.stores
+            if entry.state == WAITING
         ]
         there = sum(not error for error in reach.values())
         return [

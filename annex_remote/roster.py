@@ -16,7 +16,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -31,10 +31,12 @@ from annex_remote.shares.crypto import Cipher, derive
 
 __all__ = [
     "ACTIVE",
-    "DEFAULT_COST",
+    "FAR_COST",
     "GONE",
     "MAX_SIZE",
+    "NEAR_COST",
     "RETIRED",
+    "WAITING",
     "Roster",
     "StoreEntry",
     "first_roster",
@@ -53,8 +55,12 @@ RETIRED = "retired"
 """Takes no new shares; those that it keeps are read, counted and removed as before."""
 GONE = "gone"
 """Lost: it is not asked any more."""
-STATES = (ACTIVE, RETIRED, GONE)
-DEFAULT_COST = 100
+WAITING = "waiting"
+"""Not made yet, as nobody has logged in there: it has nothing, and is not asked."""
+STATES = (ACTIVE, RETIRED, GONE, WAITING)
+NEAR_COST = 100
+FAR_COST = 200
+"""What reading costs that crosses a network: a disk comes first."""
 MAX_SIZE = 1 << 20
 """Bytes of a roster at most; 256 stores with long addresses take a tenth of it."""
 
@@ -70,7 +76,7 @@ class StoreEntry:
     name: str
     address: str
     numbers: tuple[int, ...]
-    cost: int = DEFAULT_COST
+    cost: int = NEAR_COST
     """Relative cost of reading: the cheapest are read first, as with git-annex's own costs."""
     zone: str = ""
     """Stores of one zone may fail together; empty is a zone of its own."""
@@ -103,7 +109,7 @@ class Roster:
     @cached_property
     def readable(self) -> tuple[StoreEntry, ...]:
         """The stores that may have shares."""
-        return tuple(store for store in self.stores if store.state != GONE)
+        return tuple(store for store in self.stores if store.state in (ACTIVE, RETIRED))
 
     @cached_property
     def active(self) -> tuple[StoreEntry, ...]:
@@ -135,10 +141,10 @@ class Roster:
         count = self.survivable()
         return ("no store", "any one store")[count] if count < 2 else f"any {count} stores"
 
-    def with_added(self, first: FirstStore, cost: int = DEFAULT_COST, zone: str = "") -> Roster:
+    def with_added(self, first: FirstStore, cost: int = NEAR_COST, zone: str = "") -> Roster:
         """Return the next roster, with one more store and numbers that were never given out before."""
-        for store in self.readable:
-            if store.address == first.address:
+        for store in self.stores:
+            if store.state != GONE and store.address == first.address:
                 raise BadSetting(f"{first.address} is already the store {store.name}")
         if any(store.name == first.name for store in self.stores):
             raise BadSetting(f"the name {first.name} is taken in this grid, now or in its past: choose another")
@@ -156,6 +162,11 @@ class Roster:
         stores = tuple(entry if store.name == name else store for store in self.stores)
         return replace(self, serial=self.serial + 1, stores=stores)
 
+    def with_state(self, names: Collection[str], state: str) -> Roster:
+        """Return this roster, with its serial, and these stores in `state`."""
+        stores = tuple(replace(store, state=state) if store.name in names else store for store in self.stores)
+        return replace(self, stores=stores)
+
     def with_removed(self, name: str, *, gone: bool = False, force: bool = False) -> Roster:
         """Return the next roster, in which the store `name` is retired, or `gone`.
 
@@ -163,6 +174,8 @@ class Roster:
         many shares are gone that what was stored on all of them cannot be rebuilt.
         """
         entry = self.entry(name)
+        if entry.state == WAITING:  # it never had anything
+            return self.with_changed(name, state=GONE)
         if entry.state == GONE or (entry.state == RETIRED and not gone):
             raise BadSetting(f"the store {name} is {entry.state} already")
         left = sum(len(store.numbers) for store in self.active if store.name != name)
@@ -181,11 +194,20 @@ class Roster:
         return self.with_changed(name, state=GONE if gone else RETIRED)
 
 
-def first_roster(verify_key: bytes, coding: Coding, cipher: Cipher, stores: Iterable[FirstStore]) -> Roster:
-    """Return the roster with serial 1; numbers are given out in the order of `stores`."""
+def first_roster(
+    verify_key: bytes,
+    coding: Coding,
+    cipher: Cipher,
+    stores: Iterable[FirstStore],
+    cost: Callable[[str], int] = lambda _: NEAR_COST,
+) -> Roster:
+    """Return the roster with serial 1; numbers are given out in the order of `stores`.
+
+    `cost` tells what reading from an address costs.
+    """
     roster = Roster(grid_id(verify_key), 0, coding, cipher, ())
     for store in stores:
-        roster = roster.with_added(store)
+        roster = roster.with_added(store, cost(store.address))
     return replace(roster, serial=1)
 
 

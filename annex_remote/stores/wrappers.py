@@ -2,15 +2,64 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
-from annex_remote.errors import Unavailable
+from annex_remote.errors import Busy, NotFound, Unavailable
 from annex_remote.model import ByteStream, OpenAt, Store
 
-__all__ = ["Watched"]
+__all__ = ["Marked", "Measured", "Rates", "Retrying", "Watched"]
+
+
+class _Around:
+    """A store around a store that changes nothing: the wrappers say only what they do otherwise."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def put(self, name: str, size: int, open_at: OpenAt) -> None:
+        self._store.put(name, size, open_at)
+
+    def read(self, name: str, start: int = 0, length: int | None = None) -> ByteStream:
+        return self._store.read(name, start, length)
+
+    def stat(self, name: str) -> int | None:
+        return self._store.stat(name)
+
+    def delete(self, name: str) -> None:
+        self._store.delete(name)
+
+    def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        return self._store.list(prefix)
+
+    def space(self) -> int | None:
+        return self._store.space()
+
+    def close(self) -> None:
+        self._store.close()
+
+
+class _AroundStream:
+    """A stream around a stream."""
+
+    def __init__(self, stream: ByteStream) -> None:
+        self._stream = stream
+        self.size = stream.size
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._stream)
+
+    def __enter__(self) -> ByteStream:
+        self._stream.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stream.__exit__(*error)
 
 
 CROWD = 32
@@ -18,7 +67,7 @@ CROWD_WAIT = 2.0
 """A store that owes this many answers, the oldest for so many seconds, gets no more: each takes a thread."""
 
 
-class Watched:
+class Watched(_Around):
     """Does not ask a store that owes an answer for `stall` seconds already.
 
     A file system or server that hangs would otherwise take a thread, and `stall` seconds, of every object in
@@ -26,7 +75,7 @@ class Watched:
     """
 
     def __init__(self, store: Store, stall: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._store = store
+        super().__init__(store)
         self._stall = stall
         self._clock = clock
         self._lock = threading.Lock()
@@ -74,29 +123,225 @@ class Watched:
         with self._asking():
             return self._store.space()
 
-    def close(self) -> None:
-        self._store.close()
-
     def next_piece(self, pieces: Iterator[bytes]) -> bytes | None:
         """Take the next piece of a stream, None at its end."""
         with self._asking():
             return next(pieces, None)
 
 
-class _WatchedStream:
+class _WatchedStream(_AroundStream):
     def __init__(self, watched: Watched, stream: ByteStream) -> None:
+        super().__init__(stream)
         self._watched = watched
-        self._stream = stream
-        self.size = stream.size
 
     def __iter__(self) -> Iterator[bytes]:
         pieces = iter(self._stream)
         while (piece := self._watched.next_piece(pieces)) is not None:
             yield piece
 
-    def __enter__(self) -> ByteStream:
-        self._stream.__enter__()
-        return self
 
-    def __exit__(self, *error: object) -> None:
-        self._stream.__exit__(*error)
+MARKER_AGE = 60.0
+"""Seconds for which a store that has shown its marker is taken to be the right one."""
+
+
+class Marked(_Around):
+    """Believes "it is not here", and puts something there, only where the store's `marker` is.
+
+    What a server shows may be the empty mount point of a disk, or somebody else's folder.
+    """
+
+    def __init__(self, store: Store, marker: str, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(store)
+        self._marker = marker
+        self._clock = clock
+        self._seen: float | None = None
+
+    def _check(self) -> None:
+        if self._seen is not None and self._clock() - self._seen < MARKER_AGE:
+            return
+        if self._store.stat(self._marker) is None:
+            self._seen = None
+            raise Unavailable(
+                "it does not have this store's marker: something else is there, or nothing (an unmounted disk)"
+            )
+        self._seen = self._clock()
+
+    def put(self, name: str, size: int, open_at: OpenAt) -> None:
+        self._check()
+        self._store.put(name, size, open_at)
+
+    def read(self, name: str, start: int = 0, length: int | None = None) -> ByteStream:
+        try:
+            return self._store.read(name, start, length)
+        except NotFound:
+            self._check()
+            raise
+
+    def stat(self, name: str) -> int | None:
+        size = self._store.stat(name)
+        if name == self._marker:  # asked by those who want to know whether it is the right place
+            self._seen = None if size is None else self._clock()
+        if size is None:
+            self._check()
+        return size
+
+    def delete(self, name: str) -> None:
+        self._check()
+        self._store.delete(name)
+
+    def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        anything = False
+        for item in self._store.list(prefix):
+            anything = True
+            yield item
+        if not anything:
+            self._check()
+
+
+ATTEMPTS = 4
+FIRST_PAUSE = 0.25
+LONGEST_PAUSE = 8.0
+
+T = TypeVar("T")
+
+
+class Retrying(_Around):
+    """Asks again, a few times, after failures that pass: a connection cut, an internal error, "come later".
+
+    Waits longer each time, by chance a little more or less, so that many who failed together do not come back
+    together; and as long as the store asks for, unless that is longer than `LONGEST_PAUSE` seconds: then its
+    answer is passed on. What is put is read from its source anew; a stream that breaks goes on where it was.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        super().__init__(store)
+        self._sleep = sleep
+        self._chance = chance
+
+    def _again(self, ask: Callable[[], T]) -> T:
+        failures = 0
+        while True:
+            try:
+                return ask()
+            except (Busy, Unavailable) as error:
+                failures += 1
+                self.pause(error, failures)
+
+    def pause(self, error: Busy | Unavailable, failures: int) -> None:
+        """Wait after the failure number `failures` in a row, or raise it if asking again is of no use."""
+        wait = FIRST_PAUSE * 2 ** (failures - 1) * (0.5 + self._chance())
+        if isinstance(error, Busy):
+            wait = max(wait, error.retry_after or 0.0)
+        elif not error.passing:
+            raise error
+        if failures >= ATTEMPTS or wait > LONGEST_PAUSE:
+            raise error
+        self._sleep(wait)
+
+    def put(self, name: str, size: int, open_at: OpenAt) -> None:
+        self._again(lambda: self._store.put(name, size, open_at))
+
+    def read(self, name: str, start: int = 0, length: int | None = None) -> ByteStream:
+        return _ResumingStream(self, name, start, length)
+
+    def open(self, name: str, start: int, length: int | None) -> ByteStream:
+        """Open a stream of the store itself, which breaks when it breaks."""
+        return self._again(lambda: self._store.read(name, start, length))
+
+    def stat(self, name: str) -> int | None:
+        return self._again(lambda: self._store.stat(name))
+
+    def delete(self, name: str) -> None:
+        self._again(lambda: self._store.delete(name))
+
+    def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        return iter(self._again(lambda: list(self._store.list(prefix))))
+
+    def space(self) -> int | None:
+        return self._again(self._store.space)
+
+
+class _ResumingStream(_AroundStream):
+    def __init__(self, retrying: Retrying, name: str, start: int, length: int | None) -> None:
+        super().__init__(retrying.open(name, start, length))
+        self._retrying = retrying
+        self._name = name
+        self._at = start
+        self._left = max(0, self.size - start if length is None else min(length, self.size - start))
+
+    def __iter__(self) -> Iterator[bytes]:
+        failures = 0
+        while self._left:
+            try:
+                for piece in self._stream:
+                    failures = 0
+                    self._at += len(piece)
+                    self._left -= len(piece)
+                    yield piece
+                return
+            except (Busy, Unavailable) as error:
+                failures += 1
+                self._retrying.pause(error, failures)
+            self._stream.__exit__(None, None, None)
+            self._stream = self._retrying.open(self._name, self._at, self._left)
+            if self._stream.size != self.size:
+                raise Unavailable("what was read has changed meanwhile")
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What was seen of a store: seconds to the first byte of the last read, and bytes a second."""
+
+    first_byte: float | None = None
+    down: float | None = None
+    up: float | None = None
+
+
+class Measured(_Around):
+    """Sees how long reading and putting take; `rates` has what came of the last of each."""
+
+    def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(store)
+        self._clock = clock
+        self.rates = Rates()
+
+    def put(self, name: str, size: int, open_at: OpenAt) -> None:
+        began = self._clock()
+        self._store.put(name, size, open_at)
+        self.rates = replace(self.rates, up=_rate(size, self._clock() - began))
+
+    def read(self, name: str, start: int = 0, length: int | None = None) -> ByteStream:
+        began = self._clock()
+        return _MeasuredStream(self, self._store.read(name, start, length), began)
+
+    def pieces(self, stream: ByteStream, began: float) -> Iterator[bytes]:
+        """Pass the pieces of a stream on, and note how they came."""
+        first: float | None = None
+        count = 0
+        for piece in stream:
+            if first is None:
+                first = self._clock() - began
+            count += len(piece)
+            yield piece
+        if first is not None:
+            self.rates = replace(self.rates, first_byte=first, down=_rate(count, self._clock() - began))
+
+
+class _MeasuredStream(_AroundStream):
+    def __init__(self, measured: Measured, stream: ByteStream, began: float) -> None:
+        super().__init__(stream)
+        self._measured = measured
+        self._began = began
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._measured.pieces(self._stream, self._began)
+
+
+def _rate(count: int, seconds: float) -> float | None:
+    return count / seconds if seconds > 0 else None

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from annex_remote.errors import Damaged
-from annex_remote.model import ByteStream, ShareName
+from annex_remote.model import ByteStream
 from annex_remote.shares.format import TAIL_MAX, Header, Tail, block_hash, parse_footer
 from annex_remote.shares.layout import HASH_SIZE, SEGMENT_SIZE
 from annex_remote.transfer.sites import Site
@@ -49,7 +49,7 @@ class OpenShare:
         if end <= len(self.start):
             yield from self._prove(first, count, [self.start[begin:end]])
             return
-        name = str(ShareName(self.header.object_id, self.site.number))
+        name = self.site.name_of(self.header.object_id)
         with self.site.store.read(name, begin, end - begin) as stream:
             yield from self._prove(first, count, stream)
 
@@ -82,7 +82,7 @@ def open_share(
     `needed` is the grid's, and only serves to guess how long the end of a large share is. Raises `NotFound`,
     `Damaged` for a share that does not prove, and what the store raises.
     """
-    name = str(ShareName(object_id, site.number))
+    name = site.name_of(object_id)
     first = FIRST_READ if with_hashes else PEEK
     with site.store.read(name, 0, first) as stream:
         start = _take(stream, first)

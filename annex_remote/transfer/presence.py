@@ -10,9 +10,21 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from annex_remote.errors import Cancelled, Damaged, NotFound, Unavailable
-from annex_remote.model import Coding, ShareName
+from annex_remote.model import Coding
 from annex_remote.transfer.opening import OpenShare, largest_group, open_share
-from annex_remote.transfer.sites import TICK, Answer, Asking, Clock, Notes, Site, ask_all, explain, shares, silence
+from annex_remote.transfer.sites import (
+    TICK,
+    Answer,
+    Asking,
+    Clock,
+    Notes,
+    Site,
+    ask_all,
+    causes,
+    explain,
+    shares,
+    silence,
+)
 
 __all__ = ["GRACE", "Look", "Sighting", "is_present", "remove_object"]
 
@@ -167,11 +179,11 @@ def is_present(
         return True
     if not sighting.could_hide(coding.needed):
         return False
-    causes = Notes()
-    sighting.note(causes, missing=False)
+    seen = Notes()
+    sighting.note(seen, missing=False)
     raise Unavailable(
         f"{shares(len(sighting.shares))} seen, {coding.needed} are needed, and these stores may have more: "
-        + "; ".join(causes.lines)
+        + "; ".join(seen.lines)
     )
 
 
@@ -182,12 +194,12 @@ def remove_object(sites: Sequence[Site], object_id: str, *, needed: int, stall: 
     reached from the start, nothing is removed. Where they can keep fewer, the object is gone, and what may be
     left is in `notes`.
     """
-    questions = {site: partial(site.store.stat, str(ShareName(object_id, site.number))) for site in sites}
+    questions = {site: partial(site.store.stat, site.name_of(object_id)) for site in sites}
     answers = list(ask_all(questions, stall))
     failed = {answer.asked: answer.error for answer in answers if answer.error is not None}
     _refuse_removal(failed, needed)
     there = [answer.asked for answer in answers if answer.value is not None]
-    removals = {site: partial(site.store.delete, str(ShareName(object_id, site.number))) for site in there}
+    removals = {site: partial(site.store.delete, site.name_of(object_id)) for site in there}
     for removal in ask_all(removals, stall):
         if removal.error is not None:
             failed[removal.asked] = removal.error
@@ -199,10 +211,7 @@ def remove_object(sites: Sequence[Site], object_id: str, *, needed: int, stall: 
 def _refuse_removal(failed: Mapping[Site, Exception], needed: int) -> None:
     if len(failed) < needed:
         return
-    causes = Notes()
-    for site, error in sorted(failed.items(), key=lambda item: item[0].number):
-        causes.add(site.name, explain(error))
     raise Unavailable(
         f"{shares(len(failed))} may remain where they cannot be removed, and {needed} rebuild the object: "
-        + "; ".join(causes.lines)
+        + causes(failed)
     )

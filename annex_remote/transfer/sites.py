@@ -11,10 +11,22 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from annex_remote.errors import SwarmError, Unavailable
-from annex_remote.model import Store
+from annex_remote.model import ShareName, Store
 from annex_remote.workers import workers
 
-__all__ = ["TICK", "Answer", "Asking", "Clock", "Notes", "Site", "ask_all", "explain", "shares", "silence"]
+__all__ = [
+    "TICK",
+    "Answer",
+    "Asking",
+    "Clock",
+    "Notes",
+    "Site",
+    "ask_all",
+    "causes",
+    "explain",
+    "shares",
+    "silence",
+]
 
 TICK = 0.25
 """Seconds between looks at the clock while waiting: bounds how late a stall or a cancellation is noticed."""
@@ -39,6 +51,10 @@ class Site:
     takes_shares: bool = True
     """False for a store that is only read and cleared."""
 
+    def name_of(self, object_id: str) -> str:
+        """Return the name of this site's share of an object."""
+        return str(ShareName(object_id, self.number))
+
 
 class Notes:
     """What a person should know about the stores when a piece of work is over; thread safe."""
@@ -56,6 +72,14 @@ class Notes:
         """One line a store and cause, in the order in which they came."""
         with self._lock:
             return [f"{store}: {text}" for store, text in self._lines]
+
+
+def causes(failed: Mapping[Site, Exception]) -> str:
+    """Return what failed where, for the end of a sentence."""
+    notes = Notes()
+    for site, error in sorted(failed.items(), key=lambda item: item[0].number):
+        notes.add(site.name, explain(error))
+    return "; ".join(notes.lines)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from functools import partial
 
 from annex_remote.capability import Capability
 from annex_remote.errors import Damaged, NotEnough, Unavailable
-from annex_remote.model import Coding, ShareName
+from annex_remote.model import Coding
 from annex_remote.shares.codec import SegmentCodec
 from annex_remote.shares.crypto import ObjectKeys, seal_key_name
 from annex_remote.shares.format import Header, tail_length
@@ -20,7 +20,7 @@ from annex_remote.transfer.opening import largest_group
 from annex_remote.transfer.placement import Candidate, place
 from annex_remote.transfer.presence import Look, Sighting
 from annex_remote.transfer.sealing import SealingPass, content_id_of
-from annex_remote.transfer.sites import Clock, Notes, Site, ask_all, explain, shares
+from annex_remote.transfer.sites import Clock, Notes, Site, ask_all, causes, explain, shares
 from annex_remote.workers import workers
 
 __all__ = ["Upload", "content_is_fixed"]
@@ -74,7 +74,7 @@ class Upload:
         if len(able) < self.coding.happy:
             raise NotEnough(
                 f"{shares(len(able))} could be stored now, {self.coding.happy} (happy) are needed; nothing was "
-                f"changed: {'; '.join(self._causes())}"
+                f"changed: {causes(self._failed)}"
             )
         self._stored = self._keep_and_clear(sighting)
         self._send()
@@ -111,16 +111,14 @@ class Upload:
             if same + unasked >= share.header.needed:
                 raise Unavailable(
                     "other content is stored under this key, and cannot be removed everywhere: "
-                    + "; ".join(self._causes())
+                    + causes(self._failed)
                 )
         return {site for site in kept if site.takes_shares}
 
     def _clear(self, sites: Sequence[Site]) -> None:
         if not sites:
             return
-        questions = {
-            site: partial(site.store.delete, str(ShareName(self.keys.object_id, site.number))) for site in sites
-        }
+        questions = {site: partial(site.store.delete, site.name_of(self.keys.object_id)) for site in sites}
         for answer in ask_all(questions, self.stall):
             if answer.error is not None:
                 self._failed[answer.asked] = answer.error
@@ -181,8 +179,7 @@ class Upload:
 
         def put(site: Site) -> None:
             try:
-                name = str(ShareName(self.keys.object_id, site.number))
-                site.store.put(name, size, sealing.open_at(site.number))
+                site.store.put(site.name_of(self.keys.object_id), size, sealing.open_at(site.number))
             except Exception as error:  # noqa: BLE001 # told at the end, with the store's name
                 errors[site] = error
             sealing.finished(site.number)
@@ -245,17 +242,11 @@ class Upload:
         if len(self._stored) < self.coding.happy:
             raise NotEnough(
                 f"{shares(len(self._stored))} stored, {self.coding.happy} (happy) are needed: "
-                + "; ".join(self._causes())
+                + causes(self._failed)
             )
         if len(self._stored) < self.coding.total:
             for site, error in failed.items():
                 self.notes.add(site.name, f"share {site.number} was not stored: {explain(error)}")
-
-    def _causes(self) -> list[str]:
-        causes = Notes()
-        for site, error in sorted(self._failed.items(), key=lambda item: item[0].number):
-            causes.add(site.name, explain(error))
-        return causes.lines
 
     def _look(self, sites: Sequence[Site]) -> Sighting:
         look = Look(

@@ -14,8 +14,9 @@ import annex_remote.grid
 from annex_remote.capability import Capability
 from annex_remote.errors import BadSetting, Denied, NoCapability, SwarmError, Unavailable
 from annex_remote.grid import Grid, create_stores, store_overrides
-from annex_remote.model import Store
+from annex_remote.model import Access, Login, Store
 from annex_remote.roster import (
+    WAITING,
     Roster,
     first_roster,
     marker_name,
@@ -65,7 +66,7 @@ class Net:
         stores = " ".join(f"{name}=dir:/{name}" for name in names)
         return read_settings({"stores": stores, "share-cipher": "aegis256", "needed": "1", "happy": "1"})
 
-    def open(self, address: str, marker: str | None) -> Store:
+    def open(self, address: str, marker: str | None, _: Access) -> Store:
         self.opened.append((address, marker))
         if not address.startswith("dir:/"):
             raise BadSetting(f"{address} cannot be used here")
@@ -488,12 +489,12 @@ def test_overrides_are_read_from_gits_configuration(tmp_path: Path) -> None:
 
 def test_every_store_gets_a_marker_of_its_own(net: Net) -> None:
     fresh = Net()
-    create_stores(fresh.first.grid, fresh.first.active, fresh.open)
+    create_stores(fresh.first.grid, fresh.first.active, opener=fresh.open)
     for entry in fresh.first.active:
         store = fresh.memory[entry.address]
         assert list(store.contents) == [marker_name(fresh.first.grid, entry)]
         assert fresh.first.grid.encode() in store.contents[marker_name(fresh.first.grid, entry)]
-    create_stores(fresh.first.grid, fresh.first.active, fresh.open)  # again: an initremote that was cut off
+    create_stores(fresh.first.grid, fresh.first.active, opener=fresh.open)  # again: an initremote that was cut off
 
 
 FAULTS: dict[str, Callable[[Store], Store]] = {
@@ -510,18 +511,67 @@ def test_a_store_that_cannot_be_used_is_named_and_the_others_are_left_as_they_we
     fresh = Net()
     fresh.broken["dir:/b"] = fault
     with pytest.raises(BadSetting, match="b=dir:/b cannot be used"):
-        create_stores(fresh.first.grid, fresh.first.active, fresh.open)
+        create_stores(fresh.first.grid, fresh.first.active, opener=fresh.open)
     assert fresh.memory["dir:/a"].contents == {}
     assert "dir:/c" not in fresh.memory or fresh.memory["dir:/c"].contents == {}
+
+
+LOCKED = Denied("who are you?", wants_login=True)
+
+
+def test_a_store_that_wants_a_login_is_left_out_until_it_has_one() -> None:
+    fresh = Net()
+    fresh.broken["dir:/b"] = lambda store: Failing(store, lambda: LOCKED)
+    waiting = create_stores(fresh.first.grid, fresh.first.active, opener=fresh.open)
+    assert waiting == {"b": LOCKED}
+    assert fresh.memory["dir:/a"].contents
+    assert fresh.memory["dir:/c"].contents
+    roster = fresh.first.with_state(waiting, WAITING)
+    assert (roster.serial, [entry.name for entry in roster.active]) == (1, ["a", "c"])
+    for name in "ac":
+        fresh.give(name, roster)
+    grid = fresh.clone()
+    look(grid)
+    fresh.opened.clear()
+    assert [site.name for site in grid.sites()] == ["a", "c"]
+    grid.check_changeable()
+    assert {address for address, _ in fresh.opened} == {"dir:/a", "dir:/c"}
+
+
+def test_a_login_that_a_store_does_not_take_is_a_mistake_to_be_told() -> None:
+    fresh = Net()
+    fresh.broken["dir:/b"] = lambda store: Failing(store, lambda: LOCKED)
+    with pytest.raises(BadSetting, match="b=dir:/b cannot be used: who are you"):
+        create_stores(fresh.first.grid, fresh.first.active, lambda _: Login("me", "wrong"), fresh.open)
+    assert fresh.memory["dir:/a"].contents == {}
+
+
+def test_a_store_is_opened_again_when_its_login_changes(net: Net) -> None:
+    given: list[Access] = []
+
+    def opener(address: str, marker: str | None, access: Access) -> Store:
+        given.append(access)
+        return net.open(address, marker, access)
+
+    logins: dict[str, Login] = {}
+    grid = Grid(net.settings, FULL.verify_key, FULL, opener=opener, logins=logins.get)
+    entry = grid.roster.entry("a")
+    assert grid.store(entry) is grid.store(entry)
+    logins["a"] = Login("me", "1")
+    first = grid.store(entry)
+    grid.use_login("a", Login("me", "2"))
+    assert grid.store(entry) is not first
+    assert [access.login for access in given] == [None, Login("me", "1"), Login("me", "2")]
+    assert {access.patience for access in given} == {net.settings.stall}
 
 
 def test_a_store_of_another_grid_is_refused() -> None:
     fresh = Net()
     other = first_roster(OTHER.verify_key, fresh.settings.coding, fresh.settings.cipher, fresh.settings.stores)
-    create_stores(other.grid, other.active[1:2], fresh.open)
+    create_stores(other.grid, other.active[1:2], opener=fresh.open)
     before = dict(fresh.memory["dir:/b"].contents)
     with pytest.raises(BadSetting, match="another grid"):
-        create_stores(fresh.first.grid, fresh.first.active, fresh.open)
+        create_stores(fresh.first.grid, fresh.first.active, opener=fresh.open)
     assert fresh.memory["dir:/a"].contents == {}
     assert fresh.memory["dir:/b"].contents == before
 
@@ -531,7 +581,7 @@ def test_directories_that_come_to_nothing_are_not_left_behind(tmp_path: Path) ->
     settings = read_settings({"stores": f"a=dir:{tmp_path}/a b=dir:{tmp_path}/file/b"})
     first = first_roster(FULL.verify_key, settings.coding, settings.cipher, settings.stores)
     with pytest.raises(BadSetting, match="b="):
-        create_stores(first.grid, first.active, open_store)
+        create_stores(first.grid, first.active, opener=open_store)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file"]
 
 

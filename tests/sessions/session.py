@@ -106,11 +106,18 @@ class Session:
             raise AssertionError(f"{'a failure' if fails else 'success'} was expected of:\n{said}")
         return said
 
-    def attempt(self, command: str, *, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Output:
-        """Run a command line that may end as it likes."""
-        process = self.start(command, cwd=cwd, env=env)
+    def attempt(
+        self,
+        command: str,
+        *,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        typed: str | None = None,
+    ) -> Output:
+        """Run a command line that may end as it likes; `typed` is what stands on its standard input."""
+        process = self.start(command, cwd=cwd, env=env, typed=typed is not None)
         try:
-            out, err = process.communicate(timeout=self.patience)
+            out, err = process.communicate(typed, timeout=self.patience)
         except subprocess.TimeoutExpired as error:
             os.killpg(process.pid, signal.SIGKILL)
             out, err = process.communicate()
@@ -118,14 +125,14 @@ class Session:
         return Output(command, process.returncode, out, err)
 
     def start(
-        self, command: str, *, cwd: Path | None = None, env: Mapping[str, str] | None = None
+        self, command: str, *, cwd: Path | None = None, env: Mapping[str, str] | None = None, typed: bool = False
     ) -> subprocess.Popen[str]:
         """Start a command line in a process group of its own, as a shell does."""
         return subprocess.Popen(
             shlex.split(command),
             cwd=cwd or self.folder,
             env={**self.environment, **(env or {})},
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE if typed else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -207,8 +214,8 @@ class Repository:
     def run(self, command: str, *, fails: bool = False, env: Mapping[str, str] | None = None) -> Output:
         return self.session.run(command, cwd=self.path, fails=fails, env=env)
 
-    def attempt(self, command: str, *, env: Mapping[str, str] | None = None) -> Output:
-        return self.session.attempt(command, cwd=self.path, env=env)
+    def attempt(self, command: str, *, env: Mapping[str, str] | None = None, typed: str | None = None) -> Output:
+        return self.session.attempt(command, cwd=self.path, env=env, typed=typed)
 
     def start(self, command: str) -> subprocess.Popen[str]:
         return self.session.start(command, cwd=self.path)

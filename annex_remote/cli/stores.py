@@ -1,102 +1,32 @@
-"""The command line: arguments and output only."""
+"""The commands about a remote's stores."""
 
 from __future__ import annotations
 
 import json
-import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial, wraps
-from typing import Any, TypeVar
+from functools import partial
 
 import click
-from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from annex_remote.capability import Capability
-from annex_remote.consult import consult, open_grid
-from annex_remote.errors import BadSetting, NoCapability, SwarmError
-from annex_remote.grid import Grid, create_stores
-from annex_remote.roster import ACTIVE, DEFAULT_COST, GONE, Roster, StoreEntry, marker_name
+from annex_remote.cli.terminal import EXIT_TROUBLE, dry_run_option, err, force_option, held, opened, out, plainly
+from annex_remote.consult import consult, give_logins
+from annex_remote.credentials import login_variables
+from annex_remote.errors import BadSetting
+from annex_remote.grid import Grid, create_stores, usual_cost
+from annex_remote.model import Access
+from annex_remote.roster import ACTIVE, GONE, WAITING, Roster, StoreEntry, marker_name
 from annex_remote.settings import parse_stores
 from annex_remote.stores import check_address, open_store
-from annex_remote.transfer.sites import Notes, ask_all, explain
+from annex_remote.transfer.sites import ask_all, explain
+from annex_remote.trial import STEPS, Trial, try_store
 
-__all__ = ["main"]
-
-EXIT_TROUBLE = 1
-"""Something is not as it should be: the command failed, or a store that was asked about is not there."""
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-# Into a pipe or a file every row is one line, however long.
-out = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 4096)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
-
-
-def plainly(command: F) -> F:
-    """Show a `SwarmError` as one sentence; a traceback only with --debug."""
-
-    @wraps(command)
-    def run(*args: object, **kwargs: object) -> object:
-        try:
-            return command(*args, **kwargs)
-        except SwarmError as error:
-            logging.getLogger(__name__).debug("%s", error, exc_info=True)
-            err.print(f"git-annex-remote-swarm: {error}", markup=False)
-            sys.exit(EXIT_TROUBLE)
-
-    return run  # type: ignore[return-value] # the same signature
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="git-annex-remote-swarm")
-@click.option("--debug", is_flag=True, help="Show on stderr what is done, and the causes of failures.")
-def main(debug: bool) -> None:
-    """Keep git-annex objects as encrypted, erasure-coded shares on several stores.
-
-    Without arguments this is the special remote that git-annex starts (externaltype=swarm).
-    """
-    if debug:
-        logging.basicConfig(level=logging.DEBUG, format="%(levelname)s %(name)s: %(message)s")
-
-
-@main.command()
-@click.argument("remote")
-@click.option("--read", "kind", flag_value="read", help="Print the read capability: it fetches, and cannot store.")
-@click.option(
-    "--verify", "kind", flag_value="verify", help="Print the verify capability: it checks, reads nothing."
-)
-@plainly
-def capability(remote: str, kind: str | None) -> None:
-    """Print the capability of REMOTE: what it takes to use its stores without this repository.
-
-    The full capability is printed unless another one is asked for. It goes to standard output alone.
-    """
-    held = _held(consult(remote).capability, remote)
-    chosen = held.attenuate(kind or held.kind)
-    err.print(_WARNINGS[chosen.kind])
-    click.echo(chosen.format())
-
-
-_WARNINGS = {
-    "full": "Who has this full capability can read, change and replace everything in the grid. Keep it secret, "
-    "and keep a copy where the loss of this machine does not reach it.",
-    "read": "Who has this read capability can read everything in the grid, and store nothing. Keep it secret.",
-    "verify": "Who has this verify capability can check and rebuild shares, and read no content; it also tells "
-    "where the stores are.",
-}
-
-
-def _held(held: Capability | None, remote: str) -> Capability:
-    if held is None:
-        raise NoCapability(
-            f"this clone does not have the capability of {remote}: set SWARM_CAPABILITY and run "
-            f"git annex enableremote {remote}"
-        )
-    return held
+__all__ = ["stores"]
 
 
 class _ListByDefault(click.Group):
@@ -109,23 +39,16 @@ class _ListByDefault(click.Group):
         return super().parse_args(ctx, args)
 
 
-@main.group(cls=_ListByDefault)
+@click.group(cls=_ListByDefault)
 @click.argument("remote")
 @click.pass_context
 def stores(context: click.Context, remote: str) -> None:
-    """List the stores of REMOTE; or add, remove or change one."""
+    """List the stores of REMOTE; try them; or add, remove or change one."""
     context.obj = remote
 
 
 def _open(remote: str) -> Grid:
-    """Return the grid of a remote, with the newest roster that its stores have."""
-    notes = Notes()
-    grid = open_grid(consult(remote))
-    grid.look_for_roster(notes)
-    for line in notes.lines:
-        err.print(line, markup=False)
-    grid.require_known()
-    return grid
+    return opened(consult(remote))
 
 
 @stores.command("list")
@@ -141,6 +64,72 @@ def list_stores(remote: str, as_json: bool) -> None:
     sys.exit(EXIT_TROUBLE if any(reach.values()) else 0)
 
 
+@stores.command("test")
+@click.argument("names", metavar="[STORE]...", nargs=-1)
+@click.option("--size", type=click.IntRange(1, 1024), default=1, help="MiB that are written to each store.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a store.")
+@click.pass_obj
+@plainly
+def test_stores(remote: str, names: tuple[str, ...], size: int, as_json: bool) -> None:
+    """Try all stores, or those named: write, look, read whole, a range and the tail, list, delete.
+
+    What is written has a name of its own and is removed again. Exit status 1 if anything failed.
+    """
+    grid = _open(remote)
+    entries = [grid.roster.entry(name) for name in names] or list(grid.roster.readable)
+    for entry in entries:
+        if entry not in grid.roster.readable:
+            raise BadSetting(f"the store {entry.name} is {entry.state}: it is not asked for anything")
+    trials = {entry.name: partial(try_store, partial(grid.store, entry), size << 20) for entry in entries}
+    failed = False
+    with Progress(
+        TextColumn("trying {task.completed} of {task.total} stores"), console=err, transient=True
+    ) as shown:
+        task = shown.add_task("", total=len(entries))
+        results: dict[str, Trial] = {}
+        for answer in ask_all(trials, TRIAL_WAIT):
+            results[answer.asked] = answer.value or Trial.failed(explain(answer.error))
+            shown.advance(task)
+    for entry in entries:
+        trial = results[entry.name]
+        failed = failed or not trial.passed
+        if as_json:
+            click.echo(json.dumps({"store": entry.name, "address": grid.address(entry), **trial.as_json()}))
+    if not as_json:
+        _print_trials(grid, results)
+    sys.exit(EXIT_TROUBLE if failed else 0)
+
+
+TRIAL_WAIT = 600.0
+"""Seconds after which a store that is being tried is given up."""
+
+
+def _print_trials(grid: Grid, results: Mapping[str, Trial]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("STORE", *STEPS, "LATENCY", "UP", "DOWN", "FREE"):
+        table.add_column(heading, overflow="fold")
+    for name, trial in results.items():
+        marks = ["ok" if step in trial.done else "FAILED" if step in trial.errors else "-" for step in STEPS]
+        latency = "" if trial.latency is None else f"{trial.latency * 1000:.1f} ms"
+        figures = (
+            latency,
+            _rate(trial.up),
+            _rate(trial.down),
+            "unknown" if trial.free is None else decimal(trial.free),
+        )
+        table.add_row(*map(Text, (name, *marks, *figures)))
+    out.print(table)
+    for name, trial in results.items():
+        for step, error in trial.errors.items():
+            err.print(f"{name}: {step}: {error}", markup=False)
+        for note in trial.notes:
+            out.print(f"{name}: {note}", markup=False)
+
+
+def _rate(bytes_a_second: float | None) -> str:
+    return "" if bytes_a_second is None else f"{decimal(int(bytes_a_second))}/s"
+
+
 def _print_json(grid: Grid, reach: Mapping[str, Exception | None]) -> None:
     for entry in grid.roster.stores:
         error = reach.get(entry.name)
@@ -151,7 +140,7 @@ def _print_json(grid: Grid, reach: Mapping[str, Exception | None]) -> None:
             "cost": entry.cost,
             "zone": entry.zone,
             "state": entry.state,
-            "reachable": entry.state != GONE and error is None,
+            "reachable": entry.name in reach and error is None,
             "error": explain(error) if error else None,
             "serial": grid.roster.serial,
         }
@@ -166,7 +155,8 @@ def _print_table(grid: Grid, reach: Mapping[str, Exception | None]) -> None:
     for entry in roster.stores:
         error = reach.get(entry.name)
         seen = explain(error) if error else "there"
-        state = {ACTIVE: seen, GONE: GONE}.get(entry.state, f"{entry.state}, {seen}")
+        waits = f"waits for git-annex-remote-swarm login REMOTE {entry.name}"
+        state = {ACTIVE: seen, GONE: GONE, WAITING: waits}.get(entry.state, f"{entry.state}, {seen}")
         numbers = " ".join(map(str, entry.numbers))
         row = (entry.name, numbers, grid.address(entry), str(entry.cost), entry.zone, state)
         table.add_row(*map(Text, row))  # as they are: an address may look like markup
@@ -174,10 +164,6 @@ def _print_table(grid: Grid, reach: Mapping[str, Exception | None]) -> None:
     out.print(f"{roster.coding}, roster {roster.serial}; survives the loss of {roster.survives_in_words()}")
 
 
-dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
-force_option = click.option(
-    "--force", is_flag=True, help="Also if most stores cannot be reached, or objects may be lost."
-)
 cost_option = click.option(
     "--cost", type=click.IntRange(0, 100000), help="Relative cost of reading; 100 is usual."
 )
@@ -193,17 +179,27 @@ zone_option = click.option("--zone", help="Stores of one zone may fail together.
 @click.pass_obj
 @plainly
 def add_store(remote: str, store: str, cost: int | None, zone: str | None, force: bool, dry_run: bool) -> None:
-    """Add a store: new uploads may use it. Shares of what is stored already do not move."""
+    """Add a store: new uploads may use it. Shares of what is stored already do not move.
+
+    A store that wants a login takes it from the environment (SWARM_STORE_NAME_USER, SWARM_STORE_NAME_PASSWORD),
+    and otherwise waits for: git-annex-remote-swarm login REMOTE NAME
+    """
     [first] = parse_stores(store) if len(store.split()) == 1 else [None]
     if first is None:
         raise BadSetting(f"{store!r} is not one store: add them one by one")
     first = replace(first, address=check_address(first.address))
     grid = _open(remote)
-    roster = grid.roster.with_added(first, DEFAULT_COST if cost is None else cost, zone or "")
+    roster = grid.roster.with_added(first, usual_cost(first.address) if cost is None else cost, zone or "")
     entry = roster.entry(first.name)
-    if not dry_run:
-        _make_store(grid, entry, force)
+    waits = not dry_run and _make_store(grid, entry, force)
+    if waits:
+        roster = roster.with_state([entry.name], WAITING)
     _change(grid, roster, f"added {entry.name}, share {' '.join(map(str, entry.numbers))}", dry_run, force)
+    login = grid.login(entry.name)
+    if waits:
+        err.print(f"it wants a login before it is used: git-annex-remote-swarm login {remote} {entry.name}")
+    elif login is not None and not dry_run:
+        give_logins(remote, {entry.name: login})
 
 
 @stores.command("remove")
@@ -256,29 +252,32 @@ def set_store(
     grid = _open(remote)
     if grid.roster.entry(store).state == GONE:
         raise BadSetting(f"the store {store} is gone: add a new one in its place")
-    for other in grid.roster.readable:
-        if other.name != store and other.address == changes.get("address"):
+    for other in grid.roster.stores:
+        if other.state != GONE and other.name != store and other.address == changes.get("address"):
             raise BadSetting(f"{other.address} is already the store {other.name}")
     roster = grid.roster.with_changed(store, **changes)
-    if "address" in changes:
-        _check_moved(grid, roster.entry(store), empty)
-        if empty and not dry_run:
-            _make_store(grid, roster.entry(store), force)
+    entry = roster.entry(store)
+    if "address" in changes and entry.state != WAITING:
+        _check_moved(grid, entry, empty)
+        if empty and not dry_run and _make_store(grid, entry, force):
+            raise BadSetting(f"{entry.address} wants a login: {' and '.join(login_variables(store))} are not set")
     words = ", ".join(f"{name} {value}" for name, value in changes.items())
     _change(grid, roster, f"set {store}: {words}", dry_run, force)
 
 
-def _make_store(grid: Grid, entry: StoreEntry, force: bool) -> None:
-    """Make a store's marker, once nothing but its place itself can be in the way of the change."""
-    _held(grid.capability, "this remote")
+def _make_store(grid: Grid, entry: StoreEntry, force: bool) -> bool:
+    """Make a store's marker, once nothing but its place itself can be in the way; True if it waits for a login."""
+    held(grid.capability, "this remote")
     if not force:
         grid.check_changeable()
-    create_stores(grid.id, [entry])
+    return bool(create_stores(grid.id, [entry], grid.login))
 
 
 def _check_moved(grid: Grid, entry: StoreEntry, empty: bool) -> None:
     """Raise `BadSetting` if the new address does not have the store, unless an empty place is meant."""
-    there = open_store(entry.address).stat(marker_name(grid.id, entry)) is not None
+    store = open_store(entry.address, None, Access(grid.login(entry.name), grid.settings.stall))
+    there = store.stat(marker_name(grid.id, entry)) is not None
+    store.close()
     if not there and not empty:
         raise BadSetting(
             f"{entry.address} does not have the marker of {entry.name}: move its files there first; or, if what "
@@ -294,14 +293,3 @@ def _change(grid: Grid, roster: Roster, what: str, dry_run: bool, force: bool) -
     out.print(f"{what} (roster {roster.serial})", markup=False)
     for name, error in failed.items():
         err.print(f"{name}: does not have the new roster yet: {explain(error)}", markup=False)
-
-
-@main.command()
-@click.option("--keep", is_flag=True, help="Leave the repository and the stores, and say where they are.")
-@click.option("--size", type=click.IntRange(1, 4096), default=64, help="MiB of the largest file.")
-@plainly
-def demo(keep: bool, size: int) -> None:
-    """Show the main job in a throw-away repository with six directory stores."""
-    from annex_remote.demo import run_demo
-
-    sys.exit(run_demo(out, keep=keep, largest=size << 20))

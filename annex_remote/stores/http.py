@@ -1,0 +1,589 @@
+"""The HTTP client that the network stores share: one pool of connections for all threads, one table of meanings.
+
+Every wait has a bound, TLS is always verified, and a redirect to another place is followed for reading only and
+without credentials. What requests and urllib3 raise is translated here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import socket
+import ssl
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any
+from urllib.parse import quote, urljoin, urlsplit
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from requests.auth import AuthBase
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from annex_remote.errors import (
+    BadSetting,
+    Busy,
+    Damaged,
+    Denied,
+    Full,
+    NotFound,
+    StoreError,
+    SwarmError,
+    Unavailable,
+)
+from annex_remote.model import ByteStream, OpenAt
+
+__all__ = ["Answer", "Auth", "Client", "failure", "retry_after"]
+
+CONNECT = 10.0
+"""Seconds that a server has to take a connection."""
+
+_CONNECTIONS = 32
+"""Idle connections that are kept; more are opened when more threads ask at once."""
+_PIECE = 64 << 10
+"""Bytes that are handed to the system at once: each has `patience` seconds to go out."""
+_READ = 256 << 10
+_MOST = 64 << 20
+"""Bytes of an answer that is not a share, at most."""
+_DRAIN = 64 << 10
+"""Bytes that are rather read to their end than thrown away with their connection."""
+_HOPS = 5
+_SAFE_METHODS = frozenset({"GET", "HEAD", "PROPFIND", "OPTIONS"})
+# Bounded, because the server writes them and Python does not read numbers of any length.
+_NUMBER = re.compile(r"[0-9]{1,18}\Z")
+_CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,18})-([0-9]{1,18})|\*)/([0-9]{1,18})\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A server's answer, read to its end."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    host: str
+    method: str
+
+
+class Auth(AuthBase):
+    """Who we are to a server; this one is nobody. Subclasses sign each request as it goes out."""
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        return request
+
+    def challenged(self, response: requests.Response) -> bool:
+        """Take in a 401; True if the request is worth sending once more, signed otherwise than before."""
+        return False
+
+
+class Client:
+    """Speaks to one server, ``scheme://host[:port]``; thread safe.
+
+    `patience` is in seconds: how long a server may keep silent, or not take what is sent. `ca` is a file with the
+    certificates to trust instead of the usual ones, `certificate` one with our own certificate and key. `meaning`
+    tells the error of an answer that is no success, `failure` if it is None.
+    """
+
+    def __init__(
+        self,
+        origin: str,
+        auth: Auth | None = None,
+        *,
+        patience: float = 30.0,
+        ca: str = "",
+        certificate: str = "",
+        meaning: Callable[[Answer, str], StoreError] | None = None,
+    ) -> None:
+        self.origin = origin
+        self.host = urlsplit(origin).netloc
+        self._auth = auth or Auth()
+        self._meaning = meaning or failure
+        self._patience = patience
+        self._timeout = (min(CONNECT, patience), patience)
+        self._session = _Session()
+        self._session.mount("https://", _Adapter(patience))
+        self._session.mount("http://", _Adapter(patience))
+        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        self._session.headers.update({"User-Agent": "git-annex-remote-swarm", "Accept-Encoding": "identity"})
+        # Proxies and certificates of the environment are looked up once. What requests would look up for each
+        # request is left out: a ~/.netrc would replace our own signatures.
+        found = self._session.merge_environment_settings(origin, {}, True, ca or True, certificate or None)
+        self._session.trust_env = False
+        self._session.proxies.update(found["proxies"] or {})
+        self._session.verify, self._session.cert = found["verify"], found["cert"]
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        doing: str,
+        *,
+        ok: Collection[int] = (200,),
+        params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        data: bytes = b"",
+    ) -> Answer:
+        """Ask and return the whole answer. `path` is quoted, `doing` begins the text of an error.
+
+        Raises what `meaning` makes of a status that is not in `ok`, `Unavailable` when no answer comes.
+        """
+        with self._open(method, path, doing, params, headers, data) as response:
+            answer = self._read(response, doing)
+        if answer.status not in ok:
+            raise self._meaning(answer, doing)
+        return answer
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        doing: str,
+        size: int,
+        open_at: OpenAt,
+        *,
+        start: int = 0,
+        is_part: bool = False,
+        ok: Collection[int] = (200, 201, 204),
+        params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Send `size` bytes of a source from `start` on, as they come; return the answer.
+
+        What the source raises passes through. Raises `Damaged` if it has fewer bytes than that, or more, unless
+        `is_part` says that it goes on; and as `ask`.
+        """
+        body = _Body(open_at, start, size, is_part)
+        if not size:  # requests would announce nothing, and send it in chunks
+            body.check_empty()
+        try:
+            with self._open(method, path, doing, params, headers, body if size else b"") as response:
+                answer = self._read(response, doing)
+        except _SourceFailedError as failed:
+            raise failed.error from None
+        if answer.status not in ok:
+            raise self._meaning(answer, doing)
+        return answer
+
+    def read(
+        self,
+        path: str,
+        doing: str,
+        start: int = 0,
+        length: int | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> ByteStream:
+        """Open bytes [start, start + length) of what is at `path`, clipped to its end; see `model.Store.read`."""
+        if length == 0:
+            return _Bytes(self.size(path, doing, headers=headers), b"")
+        asked = dict(headers or {})
+        if start or length is not None:
+            asked["Range"] = f"bytes={start}-{'' if length is None else start + length - 1}"
+        response = self._open("GET", path, doing, None, asked, b"")
+        try:
+            total, left = self._range(response, path, doing, start, length, headers)
+            if not left:
+                self._read_rest(response)
+                return _Bytes(total, b"")
+            return _Stream(self, response, doing, total, left)
+        except BaseException:
+            response.close()
+            raise
+
+    def size(self, path: str, doing: str, *, headers: Mapping[str, str] | None = None) -> int:
+        """Return the size in bytes of what is at `path`; raises `NotFound`, and as `ask`."""
+        answer = self.ask("HEAD", path, doing, headers=headers)
+        self._check_untouched(answer.headers, doing)
+        length = _number(answer.headers.get("Content-Length", ""))
+        if length is None:
+            # Apache leaves it out for empty files, others for what they make up as they go: a GET tells.
+            with self.read(path, doing, headers=headers) as stream:
+                return stream.size
+        return length
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._session.close()
+
+    def _range(
+        self,
+        response: requests.Response,
+        path: str,
+        doing: str,
+        start: int,
+        length: int | None,
+        headers: Mapping[str, str] | None,
+    ) -> tuple[int, int]:
+        """Return the total size, and how many bytes of the answer are wanted."""
+        content_range = _CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
+        if response.status_code == 416 and (start or length is not None):  # begins behind the end: of what?
+            total = int(content_range[3]) if content_range else self.size(path, doing, headers=headers)
+            if start < total:
+                raise Unavailable(f"{doing}: {self.host} refuses a range that there is")
+            return total, 0
+        if response.status_code not in (200, 206):
+            raise self._meaning(self._read(response, doing), doing)
+        self._check_untouched(response.headers, doing)
+        if response.status_code == 206:
+            if not content_range or content_range[1] is None or int(content_range[1]) != start:
+                raise Unavailable(f"{doing}: {self.host} answered with another range than was asked for")
+            total = int(content_range[3])
+            left = total - start if length is None else min(length, total - start)
+            if int(content_range[2]) - start + 1 != left:
+                raise Unavailable(f"{doing}: {self.host} answered with another range than was asked for")
+            return total, left
+        announced = _number(response.headers.get("Content-Length", ""))
+        if announced is None:
+            raise Unavailable(f"{doing}: {self.host} does not say how long it is")
+        total = announced
+        if start and start < total:
+            raise Unavailable(f"{doing}: {self.host} does not serve ranges")
+        return total, max(0, total - start if length is None else min(length, total - start))
+
+    def _check_untouched(self, headers: Mapping[str, str], doing: str) -> None:
+        """Raise `Unavailable` if what comes cannot be the bytes that were stored."""
+        if headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise Unavailable(f"{doing}: {self.host} sends it compressed, which was not asked for")
+        if headers.get("Content-Type", "").lower().startswith("text/html"):
+            # The login page of a hotel's network, or of a site that answers everything with its front page.
+            raise Unavailable(f"{doing}: {self.host} sends a web page in its place")
+
+    def _open(
+        self,
+        method: str,
+        path: str,
+        doing: str,
+        params: Mapping[str, str] | None,
+        headers: Mapping[str, str] | None,
+        data: bytes | _Body,
+    ) -> requests.Response:
+        """Send a request, and follow what the answer leads to; return the last answer, its body not yet read."""
+        url, auth = self.origin + path, self._auth
+        for _ in range(_HOPS):
+            response = self._send(method, url, doing, params, headers, data, auth)
+            if response.status_code == 401 and auth.challenged(response):
+                self._read_rest(response)
+                response = self._send(method, url, doing, params, headers, data, auth)
+            location = response.headers.get("Location", "")
+            if response.status_code not in (301, 302, 303, 307, 308) or not location:
+                return response
+            self._read_rest(response)
+            try:
+                target = urljoin(url, location)
+                there = urlsplit(target)
+            except ValueError as error:
+                raise Unavailable(f"{doing}: {self.host} sends us on to no address") from error
+            shown = quote(f"{there.scheme}://{there.netloc.rpartition('@')[2]}", safe=":/[]")
+            if f"{there.scheme}://{there.netloc}" != self.origin:
+                if method not in _SAFE_METHODS or there.scheme not in ("http", "https"):
+                    raise Unavailable(
+                        f"{doing}: {self.host} sends us on to {shown}: if that is right, change the address"
+                    )
+                if url.startswith("https:") and there.scheme == "http":
+                    raise Unavailable(
+                        f"{doing}: {self.host} sends us on to {shown}, which is not encrypted: refused"
+                    )
+                auth = Auth()  # whoever is there does not learn who we are here
+            elif method not in _SAFE_METHODS:
+                raise Unavailable(
+                    f"{doing}: {self.host} has moved it to {quote(there.path, safe='/%')}: change the address"
+                )
+            url, params = target, None
+        raise Unavailable(f"{doing}: {self.host} sends us on and on")
+
+    def _send(
+        self,
+        method: str,
+        url: str,
+        doing: str,
+        params: Mapping[str, str] | None,
+        headers: Mapping[str, str] | None,
+        data: bytes | _Body,
+        auth: Auth,
+    ) -> requests.Response:
+        try:
+            return self._session.request(
+                method,
+                url,
+                params=params,
+                headers=headers,
+                data=data,  # type: ignore[arg-type] # requests takes any iterable with a length
+                auth=auth,
+                timeout=self._timeout,
+                allow_redirects=False,
+                stream=True,
+            )
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            raise self.translate(error, doing) from error
+
+    def _read(self, response: requests.Response, doing: str) -> Answer:
+        """Read an answer that is no share; a server that trickles it is not waited for."""
+        deadline = time.monotonic() + 2 * self._patience
+        body = bytearray()
+        try:
+            # Gzip and the like are undone: some proxies pack answers that nobody asked them to.
+            for piece in response.iter_content(_READ):
+                body += piece
+                if len(body) > _MOST:
+                    raise Unavailable(f"{doing}: {self.host} answers far more than it was asked for")
+                if time.monotonic() > deadline:
+                    raise Unavailable(f"{doing}: {self.host} takes too long for its answer")
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            response.close()
+            raise self.translate(error, doing) from error
+        except BaseException:
+            response.close()
+            raise
+        method = response.request.method or ""
+        return Answer(response.status_code, response.headers, bytes(body), self.host, method)
+
+    def _read_rest(self, response: requests.Response) -> None:
+        """Read what is left of an answer that nobody wants, if it is little: its connection can then be kept."""
+        length = _number(response.headers.get("Content-Length", ""))
+        if length is not None and length < _DRAIN:
+            response.raw.drain_conn()
+        response.close()
+
+    def translate(self, error: Exception, doing: str) -> SwarmError:
+        """Return what an error of the connection means."""
+        cause = _root(error)
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            why = f"its certificate is not trusted: {cause.verify_message}"
+        elif isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+            why = f"TLS failed: {cause.reason or cause}"
+        elif isinstance(cause, socket.gaierror):
+            why = "its name cannot be looked up"
+        elif isinstance(cause, TimeoutError):
+            connecting = isinstance(error, requests.ConnectTimeout)
+            why = f"no answer in {self._timeout[0 if connecting else 1]:g} seconds"
+        elif isinstance(cause, ConnectionRefusedError):
+            why = "connection refused"
+        elif isinstance(cause, OSError) and "invalid path:" in str(cause):
+            return BadSetting(f"{doing}: a file with certificates is not there: {cause}")
+        elif isinstance(cause, OSError) and cause.errno is not None and not isinstance(cause, ConnectionError):
+            why = cause.strerror or "the network failed"
+        else:
+            return Unavailable(f"{doing}: {self.host}: the connection was cut", passing=True)
+        return Unavailable(f"{doing}: {self.host}: {why}")
+
+
+def _root(error: BaseException) -> BaseException:
+    """Return the innermost error: requests and urllib3 wrap what the system said several times over."""
+    seen: set[int] = set()
+    while id(error) not in seen:
+        seen.add(id(error))
+        inner = [each for each in (getattr(error, "reason", None), *error.args) if isinstance(each, BaseException)]
+        following = inner[0] if inner else error.__cause__
+        if following is None:
+            break
+        error = following
+    return error
+
+
+_MEANINGS: dict[int, tuple[type[StoreError], str]] = {
+    400: (Unavailable, "does not understand the request"),
+    401: (Denied, "wants user and password, or other ones"),
+    403: (Denied, "forbids it"),
+    404: (NotFound, "does not have it"),
+    405: (Denied, "does not allow it"),
+    407: (Denied, "is behind a proxy that wants a password"),
+    409: (Unavailable, "says that something is in the way"),
+    413: (Full, "takes nothing of this size"),
+    423: (Busy, "has it locked"),
+    425: (Busy, "asks us to come later"),
+    429: (Busy, "asks us to slow down"),
+    503: (Busy, "is overloaded or being serviced"),
+    507: (Full, "has no space left"),
+    509: (Busy, "has used up its traffic"),
+}
+"""What a status says, for all kinds of stores: the error, and words for it."""
+
+
+def failure(answer: Answer, doing: str) -> StoreError:
+    """Return the error that an answer's status means; only 404 is `NotFound`."""
+    kind, words = _MEANINGS.get(answer.status, (Unavailable, "failed"))
+    text = f"{doing}: {answer.host} {words} ({answer.status} to {answer.method})"
+    if kind is Busy:
+        return Busy(text, retry_after(answer.headers))
+    if kind is Denied:
+        return Denied(text, wants_login=answer.status == 401)
+    if kind is Unavailable:
+        return Unavailable(text, passing=answer.status >= 500 or answer.status == 408)
+    return kind(text)
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds that the header Retry-After asks for (RFC 9110, 10.2.3), None if it does not say."""
+    text = headers.get("Retry-After", "").strip()
+    seconds = _number(text)
+    if seconds is not None:
+        return float(seconds)
+    with suppress(ValueError, TypeError, IndexError, OverflowError):  # a date, but not one that there is
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    return None
+
+
+def _number(text: str) -> int | None:
+    """Read a number that a server gives, None if it is none."""
+    return int(text) if _NUMBER.match(text) else None
+
+
+class _SourceFailedError(Exception):
+    """Carries an error of what is being sent past those who would take it for one of the connection."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__("the source failed")
+        self.error = error
+
+
+class _Body:
+    """What is sent: a source's bytes, counted, in pieces small enough for a slow line; may be sent again."""
+
+    def __init__(self, open_at: OpenAt, start: int, size: int, is_part: bool) -> None:
+        self._open_at = open_at
+        self._start = start
+        self._size = size
+        self._is_part = is_part
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[bytes | memoryview]:
+        try:
+            yield from self._pieces()
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            raise _SourceFailedError(error) from error
+
+    def check_empty(self) -> None:
+        """Raise `Damaged` if a source of which nothing was announced gives something."""
+        if not self._is_part and any(map(len, self._open_at(self._start))):
+            raise Damaged("the source gave more bytes than the 0 announced")
+
+    def _pieces(self) -> Iterator[bytes | memoryview]:
+        left = self._size
+        pieces = iter(self._open_at(self._start))
+        for piece in pieces:
+            if len(piece) >= left:
+                # The last byte makes it whole for the server: it goes only when the source has proved right.
+                yield from _cut(self._last(piece, left, pieces))
+                return
+            left -= len(piece)
+            yield from _cut(piece)
+        raise Damaged(f"the source gave fewer bytes than the {self._start + self._size} announced")
+
+    def _last(
+        self, piece: bytes | memoryview, left: int, pieces: Iterator[bytes | memoryview]
+    ) -> bytes | memoryview:
+        if self._is_part:
+            return piece[:left]
+        kept = bytes(piece)  # the source may use its buffer again
+        if len(kept) > left or any(map(len, pieces)):
+            raise Damaged(f"the source gave more bytes than the {self._start + self._size} announced")
+        return kept
+
+
+def _cut(piece: bytes | memoryview) -> Iterator[memoryview]:
+    view = memoryview(piece)
+    for at in range(0, len(view), _PIECE):
+        yield view[at : at + _PIECE]
+
+
+class _Bytes:
+    """A `ByteStream` of bytes that are here already."""
+
+    def __init__(self, size: int, data: bytes) -> None:
+        self.size = size
+        self._data = data
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter([self._data] if self._data else [])
+
+    def __enter__(self) -> ByteStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is open."""
+
+
+class _Stream:
+    """A `ByteStream` of an answer's body: `left` bytes of it are wanted."""
+
+    def __init__(self, client: Client, response: requests.Response, doing: str, size: int, left: int) -> None:
+        self.size = size
+        self._client = client
+        self._response = response
+        self._doing = doing
+        self._left = left
+
+    def __iter__(self) -> Iterator[bytes]:
+        while self._left:
+            try:
+                piece = self._response.raw.read(min(_READ, self._left), decode_content=False)
+            except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError) as error:
+                raise self._client.translate(error, self._doing) from error
+            if not piece:
+                raise Unavailable(f"{self._doing}: {self._client.host}: the connection was cut", passing=True)
+            self._left -= len(piece)
+            yield piece
+
+    def __enter__(self) -> ByteStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # At its end, the connection has gone back to the pool by itself, and closing does nothing.
+        self._response.close()
+
+
+class _Session(requests.Session):
+    """Leaves redirects to `Client`: what requests does about them reads their whole answers into memory."""
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        return None
+
+
+def _patient(kind: type[Any], patience: float) -> type[Any]:
+    """Return a kind of connection that has `patience` seconds to take each piece that is sent.
+
+    urllib3 would give it as many as for connecting.
+    """
+
+    class Patient(kind):  # type: ignore[misc] # one of two classes
+        def send(self, data: Any) -> None:
+            if self.sock is None:
+                self.connect()
+            self.sock.settimeout(patience)
+            try:
+                super().send(data)
+            except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
+                # Without TLS it would be this one, upon which urllib3 looks whether there is an answer already.
+                raise BrokenPipeError(errno.EPIPE, "the server has left") from error
+
+    return Patient
+
+
+class _Adapter(HTTPAdapter):
+    """Connections for many threads, none of which is asked twice."""
+
+    def __init__(self, patience: float) -> None:
+        self._pools = {
+            "http": type("Pool", (HTTPConnectionPool,), {"ConnectionCls": _patient(HTTPConnection, patience)}),
+            "https": type("Pool", (HTTPSConnectionPool,), {"ConnectionCls": _patient(HTTPSConnection, patience)}),
+        }
+        super().__init__(pool_connections=4, pool_maxsize=_CONNECTIONS, max_retries=0)
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        super().init_poolmanager(*arguments, **options)
+        self.poolmanager.pool_classes_by_scheme = self._pools
+
+    def proxy_manager_for(self, *arguments: Any, **options: Any) -> Any:
+        manager = super().proxy_manager_for(*arguments, **options)
+        manager.pool_classes_by_scheme = self._pools
+        return manager

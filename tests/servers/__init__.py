@@ -1,0 +1,45 @@
+"""Real servers that nobody here wrote, each started on loopback for a test, with all its files in one folder.
+
+    with nginx_dav(tmp_path / "nginx", account=Account()) as server:
+        requests.get(server.url, auth=server.auth, timeout=10)
+
+Every server has `host`, `port`, `pid`, `folder` and `log`; most have `root`, the directory where their files are,
+so that a test can put and damage files behind their back. `stop()`, `kill()` and `start()` keep the port.
+A server that cannot be had skips the test, or fails it in CI: see `available`.
+"""
+
+from tests.servers.apache import apache_dav
+from tests.servers.available import missing, require
+from tests.servers.certificates import Certificate, Certificates, make_certificates
+from tests.servers.nginx import nginx_dav, nginx_static
+from tests.servers.other_dav import rclone_dav, wsgidav
+from tests.servers.process import Server, ServerError
+from tests.servers.rgw import rgw
+from tests.servers.s3 import Keys, S3Server, moto, s3rver
+from tests.servers.ssh import SshClient, Sshd, sshd
+from tests.servers.web import Account, WebServer
+
+__all__ = [
+    "Account",
+    "Certificate",
+    "Certificates",
+    "Keys",
+    "S3Server",
+    "Server",
+    "ServerError",
+    "SshClient",
+    "Sshd",
+    "WebServer",
+    "apache_dav",
+    "make_certificates",
+    "missing",
+    "moto",
+    "nginx_dav",
+    "nginx_static",
+    "rclone_dav",
+    "require",
+    "rgw",
+    "s3rver",
+    "sshd",
+    "wsgidav",
+]
