@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from annex_remote.errors import Unavailable
-from annex_remote.model import Store
+from annex_remote.model import Access, Login, Store
 from annex_remote.stores import open_store
 from annex_remote.stores.wrappers import Watched
 from tests.fakes import (
@@ -27,6 +27,7 @@ from tests.fakes import (
     Resuming,
     Slow,
 )
+from tests.servers import Account, WebServer, apache_dav, nginx_dav, rclone_dav, wsgidav
 
 __all__ = ["KINDS", "MARKER", "Subject", "directory_with_marker"]
 
@@ -40,6 +41,9 @@ class Subject:
 
     store: Store
     plant: Callable[[str, bytes], None]
+    replaces_in_steps: bool = False
+    """True for a server that takes a file away before it puts another one in its place: for a moment there is
+    none, or one with the other's length. No store can mend that; a share that is wrong does not prove."""
 
 
 Maker = Callable[[Path, ExitStack], Subject]
@@ -64,6 +68,33 @@ def directory_with_marker(folder: Path, _: ExitStack) -> Subject:
     root = folder / "store"
     open_store(f"dir:{root}").put(MARKER, 6, lambda at: [b"marker"[at:]])
     return Subject(open_store(f"dir:{root}", MARKER), _planting_in(root))
+
+
+def _over_dav(server: WebServer, *, replaces_in_steps: bool = False) -> Subject:
+    root = server.root / "annex"
+    access = Access(Login(server.account.user, server.account.password) if server.account else None)
+    scheme = "davs" if server.certificate else "dav"
+    store = open_store(f"{scheme}://{server.host}:{server.port}/annex", None, access)
+    return Subject(store, _planting_in(root), replaces_in_steps)
+
+
+def webdav_on_nginx(folder: Path, stack: ExitStack) -> Subject:
+    return _over_dav(stack.enter_context(nginx_dav(folder / "nginx", account=Account())))
+
+
+def webdav_on_apache(folder: Path, stack: ExitStack) -> Subject:
+    server = stack.enter_context(apache_dav(folder / "apache", account=Account(), digest=True))
+    return _over_dav(server, replaces_in_steps=True)
+
+
+def webdav_on_wsgidav(folder: Path, stack: ExitStack) -> Subject:
+    server = stack.enter_context(wsgidav(folder / "wsgidav", account=Account()))
+    return _over_dav(server, replaces_in_steps=True)
+
+
+def webdav_on_rclone(folder: Path, stack: ExitStack) -> Subject:
+    server = stack.enter_context(rclone_dav(folder / "rclone", account=Account()))
+    return _over_dav(server, replaces_in_steps=True)
 
 
 def memory(_: Path, __: ExitStack, piece: int = 100_000) -> Subject:
@@ -94,6 +125,10 @@ KINDS: dict[str, Maker] = {
     "directory-with-marker": directory_with_marker,
     "memory": memory,
     "memory-in-small-pieces": partial(memory, piece=7),
+    "webdav-nginx": webdav_on_nginx,
+    "webdav-apache": webdav_on_apache,
+    "webdav-wsgidav": webdav_on_wsgidav,
+    "webdav-rclone": webdav_on_rclone,
     # Wrappers of the program.
     "watched": _around(lambda store: Watched(store, 30.0)),
     "watched-directory": _around(lambda store: Watched(store, 30.0), directory_with_marker),
