@@ -23,7 +23,7 @@ HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "performance.md"
 MARKERS = ("<!-- figures -->", "<!-- /figures -->")
 PATIENCE = 3600
-MEASUREMENTS = ("startup", "annex_copy_get", "small_files", "tahoe", "engine", "memory")
+MEASUREMENTS = ("startup", "annex_copy_get", "small_files", "tahoe", "engine", "memory", "stores")
 QUICK = {
     "startup": ["--runs", "5"],
     "annex_copy_get": ["--size", "64M", "--rounds", "1"],
@@ -31,6 +31,7 @@ QUICK = {
     "tahoe": ["--size", "16M", "--rounds", "1"],
     "engine": ["--size", "64M", "--rounds", "1"],
     "memory": ["--size", "256M"],
+    "stores": ["--size", "16M", "--rounds", "1", "--memory", "64M"],
 }
 PACKAGES = ("zfec", "pynacl", "blake3", "git-annex")
 
