@@ -60,15 +60,17 @@ def parse_place(
     a port that is `default_port` is left out. Raises `BadSetting`, whose text never has what may be a password.
     """
     scheme, _, rest = address.partition("://")
+    shown = _without_user(address)
+    if not address.isprintable():  # urlsplit leaves some of them out, unasked
+        raise BadSetting(f"{shown!r} has characters that do not print")
     try:
         parts = urlsplit(address)
         port = parts.port
-    except ValueError as error:
-        shown = _without_user(address)
-        raise BadSetting(f"{shown!r} is not an address: its host or port cannot be") from error
+    except ValueError:
+        # Without its cause, which quotes what was taken for a port: that may be a password.
+        raise BadSetting(f"{shown!r} is not an address: its host or port cannot be") from None
     if not rest or parts.scheme != scheme or not scheme:
-        raise BadSetting(f"{_without_user(address)!r} is not an address like SCHEME://HOST/PATH")
-    shown = _without_user(address)
+        raise BadSetting(f"{shown!r} is not an address like SCHEME://HOST/PATH")
     if parts.password is not None:
         raise BadSetting(f"{shown!r} was given with a password, and addresses are shown and stored. {_WHERE}")
     if parts.username is not None and not user:
@@ -77,7 +79,7 @@ def parse_place(
     if parts.username is not None and not _USER.match(named):
         raise BadSetting(f"{shown!r}: what stands before the @ is no user's name")
     host = (parts.netloc.rpartition("@")[2]).lower()
-    host = host[: host.rindex(":")] if port is not None or host.endswith(":") else host
+    host = host if port is None else host[: host.rindex(":")]
     if not _HOST.match(host):
         raise BadSetting(f"{shown!r} does not name a host")
     if parts.fragment or "#" in address:
@@ -86,7 +88,9 @@ def parse_place(
     for name, value in given:
         if name not in options or not value or not value.isprintable():
             known = ", ".join(f"{each}=" for each in options) or "none"
-            raise BadSetting(f"{shown!r}: the option {name!r} cannot be; what may follow the '?': {known}")
+            # What stands before an @ may be a password with a question mark in it.
+            which = "an option" if "@" in parts.query else f"the option {name!r}"
+            raise BadSetting(f"{shown!r}: {which} cannot be; what may follow the '?': {known}")
     if len(dict(given)) != len(given):
         raise BadSetting(f"{shown!r} has an option twice")
     return Place(

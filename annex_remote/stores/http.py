@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from http.client import HTTPException, IncompleteRead
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
@@ -239,8 +240,8 @@ class Client:
                 raise Unavailable(f"{doing}: {self.host} answered with another range than was asked for")
             return total, left
         announced = _number(response.headers.get("Content-Length", ""))
-        if announced is None:
-            raise Unavailable(f"{doing}: {self.host} does not say how long it is")
+        if announced is None:  # the rest of the head may be cut off: nothing tells where it ends
+            raise Unavailable(f"{doing}: {self.host} does not say how long it is", passing=True)
         total = announced
         if start and start < total:
             raise Unavailable(f"{doing}: {self.host} does not serve ranges")
@@ -264,12 +265,18 @@ class Client:
         data: bytes | _Body,
     ) -> requests.Response:
         """Send a request, and follow what the answer leads to; return the last answer, its body not yet read."""
-        url, auth = self.origin + path, self._auth
+        url, auth, shown = self.origin + path, self._auth, self.origin
         for _ in range(_HOPS):
             response = self._send(method, url, doing, params, headers, data, auth)
             if response.status_code == 401 and auth.challenged(response):
                 self._read_rest(response)
                 response = self._send(method, url, doing, params, headers, data, auth)
+            if response.status_code == 401 and auth is not self._auth:
+                self._read_rest(response)
+                raise Denied(
+                    f"{doing}: {self.host} sends us on to {shown}, which wants a login, and ours is not for it: "
+                    "if it is the same server, change the address"
+                )
             location = response.headers.get("Location", "")
             if response.status_code not in (301, 302, 303, 307, 308) or not location:
                 return response
@@ -319,8 +326,9 @@ class Client:
                 allow_redirects=False,
                 stream=True,
             )
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            raise self.translate(error, doing) from error
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            # A ValueError quotes what it does not like: a header with a login, a proxy's address with a password.
+            raise self.translate(error, doing) from (None if isinstance(error, ValueError) else error)
 
     def _read(self, response: requests.Response, doing: str) -> Answer:
         """Read an answer that is no share; a server that trickles it is not waited for."""
@@ -328,7 +336,7 @@ class Client:
         body = bytearray()
         try:
             # Gzip and the like are undone: some proxies pack answers that nobody asked them to.
-            for piece in response.iter_content(_READ):
+            while piece := response.raw.read1(_READ, decode_content=True):
                 body += piece
                 if len(body) > _MOST:
                     raise Unavailable(f"{doing}: {self.host} answers far more than it was asked for")
@@ -355,8 +363,10 @@ class Client:
         cause = _root(error)
         if isinstance(cause, ssl.SSLCertVerificationError):
             why = f"its certificate is not trusted: {cause.verify_message}"
-        elif isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+        elif isinstance(cause, ssl.SSLError) and not isinstance(cause, _CUT):
             why = f"TLS failed: {cause.reason or cause}"
+        elif isinstance(error, requests.exceptions.ProxyError):
+            why = "the proxy to it is not there, or does not let us through"
         elif isinstance(cause, socket.gaierror):
             why = "its name cannot be looked up"
         elif isinstance(cause, TimeoutError):
@@ -364,13 +374,21 @@ class Client:
             why = f"no answer in {self._timeout[0 if connecting else 1]:g} seconds"
         elif isinstance(cause, ConnectionRefusedError):
             why = "connection refused"
+        elif isinstance(cause, ValueError):
+            why = "its address, the login for it or the proxy to it cannot be used as it is given"
         elif isinstance(cause, OSError) and "invalid path:" in str(cause):
             return BadSetting(f"{doing}: a file with certificates is not there: {cause}")
-        elif isinstance(cause, OSError) and cause.errno is not None and not isinstance(cause, ConnectionError):
+        elif isinstance(cause, OSError) and cause.errno is not None and not isinstance(cause, _CUT):
             why = cause.strerror or "the network failed"
         else:
-            return Unavailable(f"{doing}: {self.host}: the connection was cut", passing=True)
+            # "Not HTTP" passes as well: it may be the rest of an answer that was longer than it said.
+            is_strange = isinstance(cause, HTTPException) and not isinstance(cause, OSError | IncompleteRead)
+            why = "what it answers is not HTTP" if is_strange else "the connection was cut"
+            return Unavailable(f"{doing}: {self.host}: {why}", passing=True)
         return Unavailable(f"{doing}: {self.host}: {why}")
+
+
+_CUT = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
 
 def _root(error: BaseException) -> BaseException:
@@ -414,7 +432,8 @@ def failure(answer: Answer, doing: str) -> StoreError:
     if kind is Denied:
         return Denied(text, wants_login=answer.status == 401)
     if kind is Unavailable:
-        return Unavailable(text, passing=answer.status >= 500 or answer.status == 408)
+        passing = answer.status == 408 or (answer.status >= 500 and answer.status not in (501, 505))
+        return Unavailable(text, passing=passing)
     return kind(text)
 
 
@@ -526,7 +545,8 @@ class _Stream:
     def __iter__(self) -> Iterator[bytes]:
         while self._left:
             try:
-                piece = self._response.raw.read(min(_READ, self._left), decode_content=False)
+                # What has come, and not as much as could: a slow line is not a silent one.
+                piece = self._response.raw.read1(min(_READ, self._left), decode_content=False)
             except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError) as error:
                 raise self._client.translate(error, self._doing) from error
             if not piece:
@@ -565,6 +585,13 @@ def _patient(kind: type[Any], patience: float) -> type[Any]:
             except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
                 # Without TLS it would be this one, upon which urllib3 looks whether there is an answer already.
                 raise BrokenPipeError(errno.EPIPE, "the server has left") from error
+
+        def getresponse(self) -> Any:
+            # Some servers (Ceph's) send the head of an answer by itself, and the rest when that is acknowledged:
+            # for which Linux would take its time, 40 ms.
+            if hasattr(socket, "TCP_QUICKACK"):
+                self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+            return super().getresponse()
 
     return Patient
 

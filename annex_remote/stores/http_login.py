@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 import threading
 from base64 import b64encode
+from functools import partial
 
 import requests
-from requests.utils import get_netrc_auth, parse_dict_header
+from requests.utils import get_netrc_auth
 
 from annex_remote.model import Login
 from annex_remote.stores.http import Auth
@@ -16,6 +18,9 @@ from annex_remote.stores.http import Auth
 __all__ = ["LoginAuth", "auth_for"]
 
 _HASHES = {"MD5": hashlib.md5, "SHA-256": hashlib.sha256}
+_SESSION = "-sess"
+_WORD = re.compile(r"""([^\s=,"]+)(?:\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s",]+)))?""", re.DOTALL)
+"""A scheme, or a name with its value, quoted or not (RFC 9110, 11.2)."""
 
 
 def auth_for(origin: str, login: Login | None) -> Auth:
@@ -37,6 +42,8 @@ class LoginAuth(Auth):
         """The server's last challenge."""
         self._uses = 0
         """How many requests were signed with its nonce."""
+        self._taken = ""
+        """The last nonce with which we were let in."""
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         with self._lock:
@@ -44,60 +51,94 @@ class LoginAuth(Auth):
             challenge, uses, basic = self._digest, self._uses, self._basic
         if challenge:
             request.headers["Authorization"] = self._answer(challenge, uses, request)
+            request.hooks["response"].append(partial(self._answered, challenge["nonce"]))
         elif basic:
             pair = f"{self._login.user}:{self._login.password}".encode()
             request.headers["Authorization"] = f"Basic {b64encode(pair).decode()}"
         return request
 
+    def _answered(self, nonce: str, response: requests.Response, **_: object) -> None:
+        if response.status_code != 401:
+            self._taken = nonce
+
     def challenged(self, response: requests.Response) -> bool:
-        sent = str(response.request.headers.get("Authorization", ""))
-        offers = response.headers.get("WWW-Authenticate", "")
-        digest = _digest_challenge(offers)
-        if digest:
+        sent = _challenges(str(response.request.headers.get("Authorization", "")))
+        offers = _challenges(response.headers.get("WWW-Authenticate", ""))
+        for scheme, offer in offers:
+            if scheme == "digest" and _can_answer(offer):
+                return self._use(offer, dict(sent).get("digest", {}).get("nonce"))
+        if "basic" in dict(offers) and "basic" not in dict(sent):
             with self._lock:
-                known = self._digest.get("nonce", "") if sent.startswith("Digest") else ""
-                if known and f'nonce="{known}"' in sent and digest.get("stale", "").lower() != "true":
-                    return False  # the nonce was good, so it was the login
-                self._digest, self._uses = digest, 0
-            return True
-        if "basic" in offers.lower() and not sent.startswith("Basic"):
-            self._basic = True
+                self._basic, self._digest = True, {}
             return True
         return False
 
+    def _use(self, challenge: dict[str, str], sent: str | None) -> bool:
+        """Answer `challenge` from now on; True if what was refused, signed with the nonce `sent`, may succeed."""
+        with self._lock:
+            known = self._digest.get("nonce")
+            if known != challenge["nonce"]:
+                self._uses = 0
+            self._digest = challenge
+            # A nonce wears out, which not every server says in so many words. If it was fresh, it was the login.
+            is_worn = sent == self._taken or challenge.get("stale", "").lower() == "true"
+            return sent is None or sent != known or is_worn
+
     def _answer(self, challenge: dict[str, str], uses: int, request: requests.PreparedRequest) -> str:
-        algorithm = challenge.get("algorithm", "MD5").upper()
+        algorithm = challenge.get("algorithm", "MD5")
 
         def digest(*words: str) -> str:
-            return _HASHES[algorithm](":".join(words).encode()).hexdigest()
+            return _HASHES[_hash_name(algorithm)](_as_bytes(":".join(words))).hexdigest()
 
         realm, nonce = challenge.get("realm", ""), challenge["nonce"]
         uri, count, own = request.path_url, f"{uses:08x}", secrets.token_hex(8)
         who = digest(self._login.user, realm, self._login.password)
+        if algorithm.lower().endswith(_SESSION):
+            who = digest(who, nonce, own)
         what = digest(request.method or "", uri)
         said = {"username": self._login.user, "realm": realm, "nonce": nonce, "uri": uri}
-        if "auth" in [word.strip() for word in challenge.get("qop", "").split(",")]:
+        ending = f", algorithm={algorithm}" if "algorithm" in challenge else ""
+        if "qop" in challenge:
             said["response"] = digest(who, nonce, count, own, "auth", what)
-            ending = f', qop=auth, nc={count}, cnonce="{own}"'
+            ending += f', qop=auth, nc={count}, cnonce="{own}"'
         else:
             said["response"] = digest(who, nonce, what)
-            ending = ""
+            ending += f', cnonce="{own}"' if algorithm.lower().endswith(_SESSION) else ""
         if "opaque" in challenge:
             said["opaque"] = challenge["opaque"]
         quoted = ", ".join(f'{name}="{_escaped(value)}"' for name, value in said.items())
-        return f"Digest {quoted}, algorithm={algorithm}{ending}"
+        # What stands on the line are the bytes that were hashed: headers are written as Latin-1.
+        return _as_bytes(f"Digest {quoted}{ending}").decode("latin-1")
 
 
 def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"')
 
 
-def _digest_challenge(offers: str) -> dict[str, str]:
-    """Return the parts of the Digest challenge that we can answer, nothing if there is none."""
-    # Several challenges may stand in one line; each Digest begins with its word, and others before it end there.
-    for part in offers.replace("digest ", "Digest ").split("Digest ")[1:]:
-        found = parse_dict_header(part)  # type: ignore[no-untyped-call] # types-requests leaves it out
-        challenge = {name.lower(): str(value) for name, value in found.items() if value is not None}
-        if challenge.get("nonce") and challenge.get("algorithm", "MD5").upper() in _HASHES:
-            return challenge
-    return {}
+def _as_bytes(text: str) -> bytes:
+    return text.encode(errors="surrogateescape")
+
+
+def _challenges(header: str) -> list[tuple[str, dict[str, str]]]:
+    """Read what a server offers, or what we said ourselves: schemes, with what stands after each of them."""
+    found: list[tuple[str, dict[str, str]]] = []
+    text = header.encode("latin-1", errors="replace").decode(errors="surrogateescape")
+    for word, quoted, plain in (match.groups() for match in _WORD.finditer(text)):
+        if quoted is None and plain is None:
+            found.append((word.lower(), {}))
+        elif found:
+            found[-1][1].setdefault(word.lower(), plain if quoted is None else re.sub(r"\\(.)", r"\1", quoted))
+    return found
+
+
+def _can_answer(challenge: dict[str, str]) -> bool:
+    words = [word.strip().lower() for word in challenge.get("qop", "auth").split(",")]
+    return (
+        bool(challenge.get("nonce"))
+        and _hash_name(challenge.get("algorithm", "MD5")) in _HASHES
+        and "auth" in words
+    )
+
+
+def _hash_name(algorithm: str) -> str:
+    return algorithm.upper().removesuffix(_SESSION.upper())

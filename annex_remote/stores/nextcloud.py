@@ -12,11 +12,10 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import count
 
-from annex_remote.errors import NotFound, SwarmError, Unavailable
+from annex_remote.errors import Busy, Denied, NotFound, StoreError, SwarmError, Unavailable
 from annex_remote.model import OpenAt
-from annex_remote.stores.http import Client
+from annex_remote.stores.http import Client, failure
 
 __all__ = ["Chunking"]
 
@@ -26,10 +25,13 @@ CHUNK = 64 << 20
 """Bytes of a chunk; Nextcloud takes 5 MB to 5 GB, and 10,000 of them."""
 _CHUNKS = 10_000
 _FILES = re.compile(r"(?P<server>.*)/remote\.php/dav/files/(?P<user>[^/]+)(?:/.*)?\Z")
+_UNSURE = (202, 408, 502, 504, 522, 524)
+"""Answers of whoever stands in front of the server and has waited long enough, or of a server that goes on."""
 _POLLS = 60
 _POLL = 5.0
-"""Putting the chunks together may take longer than a proxy waits: the file is looked for so often, every so many
-seconds."""
+"""Putting the chunks together may take longer than a proxy waits: we look so often, every so many seconds."""
+_DOUBTS = 5
+"""Looks that show neither chunks nor share, or are not answered, before it has come to nothing."""
 
 
 class Chunking:
@@ -72,6 +74,10 @@ class Chunking:
             )
             capabilities = json.loads(answer.body)["ocs"]["data"]["capabilities"]
             return str(capabilities["dav"]["chunking"]) == "1.0"
+        except Denied as error:
+            if error.wants_login:
+                raise
+            return False
         except (NotFound, ValueError, KeyError, TypeError):
             return False
 
@@ -82,12 +88,10 @@ class Chunking:
             f"{self._place['server']}/remote.php/dav/uploads/{self._place['user']}/swarm-{secrets.token_hex(16)}"
         )
         headers = {"Destination": self._client.origin + target, "OC-Total-Length": str(size)}
-        self._client.ask("MKCOL", folder, doing, headers=headers, ok=(201,))
         try:
+            self._client.ask("MKCOL", folder, doing, headers=headers, ok=(201,))
             length = max(self._chunk, -(-size // _CHUNKS))
-            for number in count(1):
-                start = (number - 1) * length
-                last = start + length >= size
+            for number, start in enumerate(range(0, size, length), 1):
                 self._client.send(
                     "PUT",
                     f"{folder}/{number:05}",
@@ -95,33 +99,58 @@ class Chunking:
                     min(length, size - start),
                     open_at,
                     start=start,
-                    is_part=not last,
+                    is_part=start + length < size,
                     headers=headers,
                 )
-                if last:
-                    break
-            self._assemble(folder, target, size, headers, doing)
+            doubt = self._assemble(folder, headers, doing)
         except BaseException:
             with suppress(SwarmError):
                 self._client.ask("DELETE", folder, "tidying up", ok=(200, 204, 404))
             raise
+        if doubt is not None:
+            self._wait(folder, target, size, doing, doubt)
 
-    def _assemble(self, folder: str, target: str, size: int, headers: dict[str, str], doing: str) -> None:
+    def _assemble(self, folder: str, headers: dict[str, str], doing: str) -> StoreError | None:
+        """Have the chunks put together; return why nobody knows whether they are, None if they are."""
         try:
-            self._client.ask("MOVE", f"{folder}/.file", doing, headers=headers, ok=(201, 204))
-            return
+            answer = self._client.ask("MOVE", f"{folder}/.file", doing, headers=headers, ok=range(200, 600))
         except Unavailable as error:
-            failed = error
-        # The server may be at it still, and a second MOVE would find the chunks gone.
+            return error
+        if answer.status in (200, 201, 204):
+            return None
+        if answer.status in _UNSURE:
+            return failure(answer, doing)
+        raise failure(answer, doing)
+
+    def _wait(self, folder: str, target: str, size: int, doing: str, doubt: StoreError) -> None:
+        """Wait for a share to be put together; raises `Unavailable` if it is not.
+
+        The server may be at it still: a second MOVE would find the chunks gone, and without them it would fail. So
+        they are left alone, and Nextcloud removes them after a day. They go last: as long as they are there, what
+        is at `target` is what was there before.
+        """
+        doubts = 0
         for _ in range(_POLLS):
-            with suppress(NotFound, Unavailable):
+            self._sleep(_POLL)
+            try:
+                if self._is_there(folder, doing):
+                    continue
                 if self._client.size(target, doing) == size:
                     return
-            try:
-                self._client.ask("PROPFIND", folder, doing, headers={"Depth": "0"}, ok=(207,))
-            except NotFound:
-                pass  # the chunks are gone, so it has come, or comes in a moment
-            except Unavailable:
-                pass
-            self._sleep(_POLL)
-        raise failed
+                doubts += 1
+            except (NotFound, Unavailable):
+                doubts += 1
+            except Busy:
+                continue
+            if doubts == _DOUBTS:
+                break
+        raise Unavailable(
+            f"{doing}: {self._client.host} has not put together what it was sent: its log may say why"
+        ) from doubt
+
+    def _is_there(self, folder: str, doing: str) -> bool:
+        try:
+            self._client.ask("PROPFIND", folder, doing, headers={"Depth": "0"}, ok=(207,))
+        except NotFound:
+            return False
+        return True

@@ -1,7 +1,7 @@
 """A WebDAV folder (RFC 4918) as a store. Address ``dav://host[:port]/path`` or, over TLS, ``davs://...``.
 
-A share is sent to a name of its own under ``.part``, its size checked, and then moved to its name: many servers
-show a file while it is still being sent. Where a server cannot move, it is sent to its name directly.
+A share is sent to a name of its own under ``incoming``, its size checked, and then moved to its name: many
+servers show a file while it is still being sent. Where a server cannot move, it is sent to its name directly.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ from __future__ import annotations
 import re
 import secrets
 import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 from xml.etree import ElementTree
 
-from annex_remote.errors import Damaged, Full, NotFound, StoreError, SwarmError, Unavailable
+from annex_remote.errors import Busy, Damaged, Full, NotFound, SwarmError, Unavailable
 from annex_remote.model import Access, ByteStream, OpenAt, check_name
 from annex_remote.stores.address import parse_place
 from annex_remote.stores.http import Answer, Client, failure
@@ -26,16 +25,24 @@ from annex_remote.stores.nextcloud import Chunking
 
 __all__ = ["WebDavStore", "check", "open_store"]
 
-_PART = ".part"
-"""The folder where files are written before they get their name."""
+_INCOMING = "incoming"
+"""The folder where files are written before they get their name. Not ``.part``: Nextcloud has a use of its own for
+names that end so, and refuses them; and many a server hides, or refuses, what begins with a dot."""
 
 LEFTOVER_AGE = 86400.0
 """Seconds after which a file that a killed writer left behind is removed."""
 
 _PART_NAME = re.compile(r"[a-z2-7]{32}\.[a-z0-9]{1,12}\.[0-9a-f]{16}\Z")
 _FOLDER_NAME = re.compile(r"[a-z2-7]{2}\Z")
+_NUMBER = re.compile(r"[0-9]{1,18}\Z")
+_DONE = (200, 201, 202, 204)
+_IN_THE_WAY = (403, 404, 409, 412, 423, 500)
+"""What servers say to a move when its folder is missing, or somebody else moves to the same name just then."""
+_CANNOT = (405, 501)
+_UNSURE = (408, 502, 504, 522, 524)
+"""Said by who stands in front of a server and has waited long enough."""
 _MOVES = 4
-"""Times that a file is moved to its name while others move theirs to the same one, before that is a failure."""
+"""Times that a file is moved to its name, before what is in the way is a failure."""
 _PORTS = {"dav": 80, "davs": 443}
 
 _ASK = (
@@ -61,7 +68,7 @@ def open_store(address: str, access: Access) -> WebDavStore:
         ca=place.options.get("ca", ""),
         certificate=place.options.get("cert", ""),
     )
-    return WebDavStore(client, place.quoted_path)
+    return WebDavStore(client, place.quoted_path, Chunking(client, place.quoted_path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +85,10 @@ class _Member:
 class WebDavStore:
     """Keeps each name as a file below `root`, a quoted path; see `model.Store` for the contract."""
 
-    def __init__(self, client: Client, root: str) -> None:
+    def __init__(self, client: Client, root: str, chunking: Chunking) -> None:
         self._client = client
         self._root = root
-        self._chunking = Chunking(client, root)
+        self._chunking = chunking
         self._lock = threading.Lock()
         self._made: set[str] = set()
         """Folders that are known to be there, as quoted paths."""
@@ -90,40 +97,70 @@ class WebDavStore:
         """False once the server has said that it cannot move."""
 
     def put(self, name: str, size: int, open_at: OpenAt) -> None:
-        target, doing = self._path(name), f"writing {name}"
-        # Before anything large is sent, small requests have settled who we are and that the folders are there.
-        self._make_folder(f"{self._root}/{_PART}" if self._moves else _folder(target), doing)
-        self._sweep()
-        if self._moves and self._chunking.suits(size, doing):
-            self._make_folder(_folder(target), doing)
-            self._chunking.put(target, size, open_at, doing)
-            self._require_size(target, size, doing)
-            return
-        if self._moves:
-            part = f"{self._root}/{_PART}/{name[3:]}.{secrets.token_hex(8)}"
-            self._send(part, size, open_at, doing)
-            try:
-                if self._move(part, target, doing):
-                    return
-            except SwarmError:
-                self._discard(part)
-                raise
-            self._moves = False
-            self._discard(part)
-        self._make_folder(_folder(target), doing)
-        self._send(target, size, open_at, doing)
-
-    def _send(self, path: str, size: int, open_at: OpenAt, doing: str) -> None:
+        target, doing, source = self._path(name), f"writing {name}", _Source(open_at)
         try:
-            self._client.send("PUT", path, doing, size, open_at, ok=(200, 201, 202, 204))
-            self._require_size(path, size, doing)
+            self._put(target, size, source, doing)
         except BaseException as error:
-            is_silent = isinstance(error, Unavailable) and not error.passing
-            if not is_silent:  # who does not answer would only let us wait once more; the sweep comes by later
-                self._discard(path)
-            if isinstance(error, Unavailable):
+            self._made.clear()  # perhaps somebody has taken a folder away
+            if error is source.error:
+                raise
+            if isinstance(error, NotFound):
+                raise Unavailable(str(error), passing=True) from error  # it says nothing about the share
+            if isinstance(error, Unavailable) and error.passing:
                 self._raise_if_full(size, doing, error)
             raise
+
+    def _put(self, target: str, size: int, source: _Source, doing: str) -> None:
+        # Before anything large is sent, small requests have settled who we are and that the folders are there.
+        if self._moves:
+            self._make_folder(f"{self._root}/{_INCOMING}", doing)
+            self._sweep()
+            if self._chunking.suits(size, doing):
+                self._make_folder(_folder(target), doing)
+                self._chunking.put(target, size, source, doing)
+                self._require_size(target, size, doing)
+                return
+            if self._put_and_move(target, size, source, doing):
+                return
+            self._moves = False
+        self._make_folder(_folder(target), doing)
+        self._put_directly(target, size, source, doing)
+
+    def _put_and_move(self, target: str, size: int, source: _Source, doing: str) -> bool:
+        """Send a share to a name of its own and move it; False, and nothing has changed, if the server cannot."""
+        part = f"{self._root}/{_INCOMING}/{target.rpartition('/')[2]}.{secrets.token_hex(8)}"
+        try:
+            self._send(part, size, source, doing)
+        except BaseException as error:
+            # Who does not answer would only let us wait once more; the sweep comes by later.
+            if error is source.error or not isinstance(error, Unavailable) or error.passing:
+                self._discard(part)
+            raise
+        # While nobody says how it ended it may be under way, and what was at `target` gone already: that is no
+        # time to take the part away.
+        answer = self._move(part, target, doing)
+        if answer.status in _DONE:
+            return True
+        if answer.status not in _UNSURE:
+            self._discard(part)
+        if answer.status in _CANNOT:
+            return False
+        raise failure(answer, doing)
+
+    def _put_directly(self, target: str, size: int, source: _Source, doing: str) -> None:
+        before = self._size(target, doing)
+        try:
+            self._send(target, size, source, doing)
+        except BaseException:
+            with suppress(SwarmError):
+                # What is whole, or as it was, is not ours to remove: somebody else may have put it there.
+                if self._size(target, doing) not in (None, before, size):
+                    self._discard(target)
+            raise
+
+    def _send(self, path: str, size: int, source: _Source, doing: str) -> None:
+        self._client.send("PUT", path, doing, size, source, ok=_DONE)
+        self._require_size(path, size, doing)
 
     def _raise_if_full(self, size: int, doing: str, error: Unavailable) -> None:
         """Raise `Full` if what failed can be told from its free space: some servers only say 500, or hang up."""
@@ -142,21 +179,16 @@ class WebDavStore:
                 passing=True,
             )
 
-    def _move(self, part: str, target: str, doing: str) -> bool:
-        """Give the file at `part` its name; False if the server cannot move."""
+    def _move(self, part: str, target: str, doing: str) -> Answer:
+        """Give the file at `part` its name; return the last answer, whatever it says."""
         headers = {"Destination": self._client.origin + target, "Overwrite": "T"}
-        for attempt in range(_MOVES):
+        for _ in range(_MOVES):
             answer = self._client.ask("MOVE", part, doing, headers=headers, ok=range(200, 600))
-            if answer.status in (200, 201, 202, 204):
-                return True
-            if answer.status in (405, 501):
-                return False
-            # The folder is missing: servers have no common word for it. Or somebody else moves there just now.
+            if answer.status not in _IN_THE_WAY:
+                break
             self._made.discard(_folder(target))
             self._make_folder(_folder(target), doing)
-            if attempt and self._size(part, doing) is None:
-                break
-        raise failure(answer, doing)
+        return answer
 
     def read(self, name: str, start: int = 0, length: int | None = None) -> ByteStream:
         return self._client.read(self._path(name), f"reading {name}", start, length)
@@ -166,15 +198,20 @@ class WebDavStore:
 
     def _size(self, path: str, doing: str) -> int | None:
         try:
-            answer = self._client.ask("HEAD", path, doing)
+            headers = self._client.ask("HEAD", path, doing).headers
         except NotFound:
             return None
-        length = answer.headers.get("Content-Length", "")
-        if length.isdigit():
-            return int(length)
-        # Apache leaves the header out for empty files, and others when they compress.
+        length = _number(headers.get("Content-Length", ""))
+        is_page = headers.get("Content-Type", "").startswith("text/html")  # of a hotel's network, perhaps
+        if length is not None and not is_page and "Content-Encoding" not in headers:
+            return length
+        # Apache leaves the length out for empty files, and others when they compress.
         members = self._members(path, 0, doing)
-        return members[0].size if members and not members[0].is_folder else None
+        if not members or members[0].is_folder:
+            return None
+        if members[0].size is None:
+            raise Unavailable(f"{doing}: {self._client.host} does not say how long it is")
+        return members[0].size
 
     def delete(self, name: str) -> None:
         with suppress(NotFound):
@@ -185,22 +222,22 @@ class WebDavStore:
         if "/" in prefix or len(prefix) > 2:
             folders = [prefix[:2]] if _FOLDER_NAME.match(prefix[:2]) and prefix[2:3] == "/" else []
         else:
-            members = self._members(self._root or "/", 1, doing)
+            members = self._members(f"{self._root}/", 1, doing)
             folders = [each.name for each in members if each.is_folder and _FOLDER_NAME.match(each.name)]
         for folder in sorted({each for each in folders if each.startswith(prefix[:2])}):
             members = self._members(f"{self._root}/{folder}/", 1, doing)
             for member in sorted(members, key=lambda each: each.name):
                 name = f"{folder}/{member.name}"
-                if member.is_folder or member.size is None or not name.startswith(prefix):
+                if member.is_folder or not name.startswith(prefix) or not _is_ours(name):
                     continue
-                with suppress(Damaged):
-                    yield check_name(name), member.size
+                size = self._size(self._path(name), doing) if member.size is None else member.size
+                if size is not None:
+                    yield name, size
 
     def space(self) -> int | None:
         members = self._members(f"{self._root}/", 0, "asking for free space", b"<quota-available-bytes/>")
-        text = members[0].available if members else ""
         # Below zero Nextcloud says that it does not know, or that there is no limit.
-        return int(text) if text.isdigit() else None
+        return _number(members[0].available) if members else None
 
     def close(self) -> None:
         self._client.close()
@@ -212,12 +249,14 @@ class WebDavStore:
 
     def _members(self, path: str, depth: int, doing: str, more: bytes = b"") -> Sequence[_Member]:
         """Return what is at `path` (and, at depth 1, directly in it); nothing if it is not there."""
+        answer = self._propfind(path, depth, doing, more)
+        return [] if answer is None else _parse(answer, doing)
+
+    def _propfind(self, path: str, depth: int, doing: str, more: bytes = b"") -> Answer | None:
         headers = {"Depth": str(depth), "Content-Type": "application/xml"}
-        try:
-            answer = self._client.ask("PROPFIND", path, doing, headers=headers, data=_ASK % more, ok=(207,))
-        except NotFound:
-            return []
-        return _parse(answer, doing)
+        with suppress(NotFound):
+            return self._client.ask("PROPFIND", path, doing, headers=headers, data=_ASK % more, ok=(207,))
+        return None
 
     def _make_folder(self, path: str, doing: str) -> None:
         """Make a folder and those above it, if they are not known to be there."""
@@ -227,16 +266,17 @@ class WebDavStore:
         if answer.status in (404, 409, 500):  # what it would stand in is not there
             self._make_folder(_folder(path), doing)
             answer = self._client.ask("MKCOL", path + "/", doing, ok=range(200, 600))
-        there = answer.status in (200, 201, 204, 405)  # 405: there is something already
-        if not there and not self._is_folder(path, doing):
+        if answer.status not in (200, 201, 204, 405):  # 405: there is something already
             error = failure(answer, doing)
-            # That a folder cannot be made says nothing about a share.
-            raise Unavailable(str(error)) if isinstance(error, NotFound) else error
+            # Some have other words for that. Who wants a login or peace is not asked again.
+            is_final = isinstance(error, Busy | Full) or answer.status == 401
+            if is_final or not self._is_folder(path, doing):
+                raise error
         self._made.add(path)
 
     def _is_folder(self, path: str, doing: str) -> bool:
-        with suppress(StoreError):
-            members = self._members(path + "/", 0, doing)
+        with suppress(SwarmError):
+            members = self._members(f"{path}/", 0, doing)
             return bool(members) and members[0].is_folder
         return False
 
@@ -245,40 +285,76 @@ class WebDavStore:
             self._client.ask("DELETE", path, "tidying up", ok=(200, 202, 204, 404))
 
     def _sweep(self) -> None:
-        """Remove, once, what killed writers left in ``.part``: files with names of our own form, a day old."""
+        """Remove, once, what killed writers left behind: files with names of our own form, a day old."""
         with self._lock:
             if self._swept:
                 return
             self._swept = True
         with suppress(SwarmError):
-            now = time.time()
-            for member in self._members(f"{self._root}/{_PART}/", 1, "tidying up"):
-                age = now - _seconds(member.modified, now)
-                if not member.is_folder and _PART_NAME.match(member.name) and age > LEFTOVER_AGE:
-                    self._discard(f"{self._root}/{_PART}/{member.name}")
+            answer = self._propfind(f"{self._root}/{_INCOMING}/", 1, "tidying up")
+            # By the server's own clock: it may be years off, and so may ours.
+            now = None if answer is None else _seconds(answer.headers.get("Date", ""))
+            if answer is None or now is None:
+                return
+            for member in _parse(answer, "tidying up"):
+                written = _seconds(member.modified)
+                if written is None or now - written <= LEFTOVER_AGE or member.is_folder:
+                    continue
+                if _PART_NAME.match(member.name):
+                    self._discard(f"{self._root}/{_INCOMING}/{member.name}")
+
+
+class _Source:
+    """What is stored, as `OpenAt`; keeps the error that it raises, which is not one of the server."""
+
+    def __init__(self, open_at: OpenAt) -> None:
+        self._open_at = open_at
+        self.error: BaseException | None = None
+
+    def __call__(self, offset: int) -> Iterable[bytes | memoryview]:
+        try:
+            yield from self._open_at(offset)
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self.error = error
+            raise
 
 
 def _folder(path: str) -> str:
     return path.rpartition("/")[0]
 
 
-def _seconds(date: str, default: float) -> float:
+def _is_ours(name: str) -> bool:
     try:
+        check_name(name)
+    except Damaged:
+        return False
+    return True
+
+
+def _number(text: str) -> int | None:
+    return int(text) if _NUMBER.match(text) else None
+
+
+def _seconds(date: str) -> float | None:
+    """Return the seconds since 1970 that a date means, None if it is none."""
+    with suppress(ValueError, TypeError, IndexError, OverflowError):
         return parsedate_to_datetime(date).timestamp()
-    except ValueError:
-        return default
+    return None
 
 
 def _parse(answer: Answer, doing: str) -> Sequence[_Member]:
-    """Read a multistatus answer; raises `Unavailable` if it is none."""
+    """Read a multistatus answer; raises `Unavailable` if it is none, or not all of it."""
     try:
-        if b"<!DOCTYPE" in answer.body or b"<!ENTITY" in answer.body:
-            raise ValueError("a document type")  # it may define entities that grow without end
+        # A document type may define entities that grow without end; zeros: an encoding that could hide one.
+        if b"<!DOCTYPE" in answer.body or b"\0" in answer.body:
+            raise ValueError("a document type")
         root = ElementTree.fromstring(answer.body)  # noqa: S314 # without a document type there are no entities
         if root.tag != "{DAV:}multistatus":
             raise ValueError(f"{root.tag} is not a multistatus")
         return [member for element in root.iter("{DAV:}response") if (member := _member(element)) is not None]
-    except (ElementTree.ParseError, ValueError) as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # also an encoding that there is not
         # It passes, perhaps: rclone breaks off in the middle when a file goes while it is listed.
         raise Unavailable(
             f"{doing}: {answer.host} answered with something that is not WebDAV", passing=True
@@ -286,15 +362,25 @@ def _parse(answer: Answer, doing: str) -> Sequence[_Member]:
 
 
 def _member(response: ElementTree.Element) -> _Member | None:
-    path = unquote(urlsplit(response.findtext("{DAV:}href", "").strip()).path, errors="surrogateescape")
-    for status in response.iter("{DAV:}propstat"):
-        if " 200 " in f"{status.findtext('{DAV:}status', '')} ":
-            length = status.findtext("{DAV:}prop/{DAV:}getcontentlength", "").strip()
-            return _Member(
-                name=path.rstrip("/").rpartition("/")[2],
-                is_folder=status.find("{DAV:}prop/{DAV:}resourcetype/{DAV:}collection") is not None,
-                size=int(length) if length.isdigit() else None,
-                modified=status.findtext("{DAV:}prop/{DAV:}getlastmodified", ""),
-                available=status.findtext("{DAV:}prop/{DAV:}quota-available-bytes", "").strip(),
-            )
-    return None
+    status = response.findtext("{DAV:}status", "")
+    if " 5" in status:
+        raise ValueError("the server could not tell all")
+    if " 4" in status:
+        return None
+    found = [
+        each for each in response.iter("{DAV:}propstat") if " 200 " in f"{each.findtext('{DAV:}status', '')} "
+    ]
+
+    def said(name: str) -> str:
+        texts = (each.findtext(f"{{DAV:}}prop/{{DAV:}}{name}") for each in found)
+        return next((text.strip() for text in texts if text), "")
+
+    path = response.findtext("{DAV:}href", "").strip().partition("?")[0]
+    return _Member(
+        # The last part alone: what stands before it depends on the server and on what stands before the server.
+        name=unquote(path.rstrip("/").rpartition("/")[2], errors="surrogateescape"),
+        is_folder=any(each.find("{DAV:}prop/{DAV:}resourcetype/{DAV:}collection") is not None for each in found),
+        size=_number(said("getcontentlength")),
+        modified=said("getlastmodified"),
+        available=said("quota-available-bytes"),
+    )

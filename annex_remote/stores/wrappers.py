@@ -288,8 +288,9 @@ class _ResumingStream(_AroundStream):
             except (Busy, Unavailable) as error:
                 failures += 1
                 self._retrying.pause(error, failures)
-            self._stream.__exit__(None, None, None)
-            self._stream = self._retrying.open(self._name, self._at, self._left)
+            # Left when the next is there: whoever has this one in a `with` leaves what is there in the end.
+            broken, self._stream = self._stream, self._retrying.open(self._name, self._at, self._left)
+            broken.__exit__(None, None, None)
             if self._stream.size != self.size:
                 raise Unavailable("what was read has changed meanwhile")
 

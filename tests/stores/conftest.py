@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 from annex_remote.model import Store
-from tests.stores.kinds import KINDS, Subject
+from tests.stores.kinds import KINDS, Subject, shared
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _servers() -> Iterator[None]:
+    yield
+    shared.close()
 
 
 @pytest.fixture(params=KINDS)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
+from typing import TypeVar
+
+import pytest
 
 from annex_remote.errors import Unavailable
-from annex_remote.model import Access, Login, Store
+from annex_remote.model import Access, Login, OpenAt, Store
 from annex_remote.stores import open_store
 from annex_remote.stores.wrappers import Watched
 from tests.fakes import (
@@ -27,9 +32,25 @@ from tests.fakes import (
     Resuming,
     Slow,
 )
-from tests.servers import Account, WebServer, apache_dav, nginx_dav, rclone_dav, wsgidav
+from tests.servers import (
+    Account,
+    S3Server,
+    Server,
+    Sshd,
+    WebServer,
+    apache_dav,
+    moto,
+    nginx_dav,
+    nginx_static,
+    rclone_dav,
+    require,
+    rgw,
+    s3rver,
+    sshd,
+    wsgidav,
+)
 
-__all__ = ["KINDS", "MARKER", "Subject", "directory_with_marker"]
+__all__ = ["KINDS", "MARKER", "Subject", "directory_with_marker", "shared"]
 
 MARKER = "zz/zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz.s0"
 """What a store may have before a test begins; no test counts it."""
@@ -44,10 +65,42 @@ class Subject:
     replaces_in_steps: bool = False
     """True for a server that takes a file away before it puts another one in its place: for a moment there is
     none, or one with the other's length. No store can mend that; a share that is wrong does not prove."""
+    shows_halves: bool = False
+    """True for a server that shows what is still being sent, and keeps it: the defect of a server for tests."""
 
+
+S = TypeVar("S", bound=Server)
 
 Maker = Callable[[Path, ExitStack], Subject]
 """Makes a store whose things are in a folder of its own; the stack is left when the test is over."""
+
+
+class Shared:
+    """Servers that are started once for all tests of a process; each test has a place of its own on them."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._servers: dict[str, Server] = {}
+        self._places = count()
+
+    def server(self, kind: Callable[[Path], S]) -> S:
+        """Return the server that `kind` starts in a folder, started by now."""
+        server = self._servers.get(kind.__name__)
+        if server is None:
+            folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix=f"swarm-{kind.__name__}-"))
+            server = self._servers[kind.__name__] = self._stack.enter_context(kind(Path(folder)))
+        return server  # type: ignore[return-value] # what is kept under a kind's name is of this kind
+
+    def place(self) -> str:
+        """Return a name that no other test has."""
+        return f"place-{next(self._places)}"
+
+    def close(self) -> None:
+        self._stack.close()
+        self._servers.clear()
+
+
+shared = Shared()
 
 
 def _planting_in(root: Path) -> Callable[[str, bytes], None]:
@@ -71,30 +124,150 @@ def directory_with_marker(folder: Path, _: ExitStack) -> Subject:
 
 
 def _over_dav(server: WebServer, *, replaces_in_steps: bool = False) -> Subject:
-    root = server.root / "annex"
+    place = shared.place()
     access = Access(Login(server.account.user, server.account.password) if server.account else None)
-    scheme = "davs" if server.certificate else "dav"
-    store = open_store(f"{scheme}://{server.host}:{server.port}/annex", None, access)
-    return Subject(store, _planting_in(root), replaces_in_steps)
+    store = open_store(f"dav://{server.host}:{server.port}/{place}", None, access)
+    return Subject(store, _planting_in(server.root / place), replaces_in_steps)
 
 
-def webdav_on_nginx(folder: Path, stack: ExitStack) -> Subject:
-    return _over_dav(stack.enter_context(nginx_dav(folder / "nginx", account=Account())))
+def _nginx(folder: Path) -> WebServer:
+    return nginx_dav(folder, account=Account())
 
 
-def webdav_on_apache(folder: Path, stack: ExitStack) -> Subject:
-    server = stack.enter_context(apache_dav(folder / "apache", account=Account(), digest=True))
-    return _over_dav(server, replaces_in_steps=True)
+def _apache(folder: Path) -> WebServer:
+    return apache_dav(folder, account=Account(), digest=True)
 
 
-def webdav_on_wsgidav(folder: Path, stack: ExitStack) -> Subject:
-    server = stack.enter_context(wsgidav(folder / "wsgidav", account=Account()))
-    return _over_dav(server, replaces_in_steps=True)
+def _wsgidav(folder: Path) -> WebServer:
+    return wsgidav(folder, account=Account())
 
 
-def webdav_on_rclone(folder: Path, stack: ExitStack) -> Subject:
-    server = stack.enter_context(rclone_dav(folder / "rclone", account=Account()))
-    return _over_dav(server, replaces_in_steps=True)
+def _rclone(folder: Path) -> WebServer:
+    return rclone_dav(folder, account=Account())
+
+
+def webdav_on_nginx(_: Path, __: ExitStack) -> Subject:
+    return _over_dav(shared.server(_nginx))
+
+
+def webdav_on_apache(_: Path, __: ExitStack) -> Subject:
+    return _over_dav(shared.server(_apache), replaces_in_steps=True)
+
+
+def webdav_on_wsgidav(_: Path, __: ExitStack) -> Subject:
+    return _over_dav(shared.server(_wsgidav), replaces_in_steps=True)
+
+
+def webdav_on_rclone(_: Path, __: ExitStack) -> Subject:
+    return _over_dav(shared.server(_rclone), replaces_in_steps=True)
+
+
+def _over_s3(server: S3Server) -> Subject:
+    bucket = server.create_bucket(shared.place())
+    login = Login(server.keys.access_key, server.keys.secret_key)
+    address = f"s3://{server.host}:{server.port}/{bucket}/annex?http=yes"
+
+    def plant(name: str, data: bytes) -> None:
+        server.request("PUT", f"/{bucket}/annex/{name}", body=data).raise_for_status()
+
+    return Subject(open_store(address, None, Access(login)), plant)
+
+
+def s3_on_ceph(_: Path, __: ExitStack) -> Subject:
+    return _over_s3(shared.server(rgw))
+
+
+def s3_on_moto(_: Path, __: ExitStack) -> Subject:
+    return _over_s3(shared.server(moto))
+
+
+def s3_on_s3rver(_: Path, __: ExitStack) -> Subject:
+    return replace(_over_s3(shared.server(s3rver)), shows_halves=True)
+
+
+def sftp(_: Path, stack: ExitStack) -> Subject:
+    server = shared.server(_sshd)
+    _set_in_environment(stack, server.client.environment)
+    place = shared.place()
+    return Subject(open_store(f"{server.url}/{place}"), _planting_in(server.root / place))
+
+
+def _sshd(folder: Path) -> Sshd:
+    return sshd(folder, sftp="external")
+
+
+def _set_in_environment(stack: ExitStack, variables: Mapping[str, str]) -> None:
+    patch = stack.enter_context(pytest.MonkeyPatch.context())
+    for name, value in variables.items():
+        patch.setenv(name, value)
+
+
+def _over_rclone(folder: Path, stack: ExitStack, configuration: str, path: str) -> Store:
+    require("rclone")
+    file = folder / "rclone.conf"
+    file.write_text(f"[remote]\n{configuration}")
+    _set_in_environment(stack, {"RCLONE_CONFIG": str(file)})
+    return open_store(f"rclone:remote:{path}")
+
+
+def rclone_to_a_folder(folder: Path, stack: ExitStack) -> Subject:
+    root = folder / "store"
+    store = _over_rclone(folder, stack, "type = local\n", str(root))
+    return Subject(store, _planting_in(root), replaces_in_steps=True)
+
+
+def rclone_to_webdav(folder: Path, stack: ExitStack) -> Subject:
+    server, place = shared.server(_open_nginx), shared.place()
+    store = _over_rclone(folder, stack, f"type = webdav\nurl = {server.url}\nvendor = other\n", place)
+    return Subject(store, _planting_in(server.root / place), replaces_in_steps=True)
+
+
+def _open_nginx(folder: Path) -> WebServer:
+    return nginx_dav(folder)
+
+
+def rclone_to_s3(folder: Path, stack: ExitStack) -> Subject:
+    server, bucket = shared.server(rgw), shared.place()
+    server.create_bucket(bucket)
+    configuration = (
+        f"type = s3\nprovider = Ceph\nendpoint = {server.url}\nregion = {server.region}\n"
+        f"access_key_id = {server.keys.access_key}\nsecret_access_key = {server.keys.secret_key}\n"
+    )
+
+    def plant(name: str, data: bytes) -> None:
+        server.request("PUT", f"/{bucket}/annex/{name}", body=data).raise_for_status()
+
+    return Subject(_over_rclone(folder, stack, configuration, f"{bucket}/annex"), plant)
+
+
+def web(_: Path, __: ExitStack) -> Subject:
+    """What a web server publishes: a directory store writes it."""
+    server = shared.server(_static_nginx)
+    place = shared.place()
+    root = server.root / place
+    # Where a server shows nothing of ours, nobody can tell whether it shows its folders at all.
+    _planting_in(root)(MARKER, b"marker")
+    access = Access(Login(Account().user, Account().password))
+    reading = open_store(f"http://{server.host}:{server.port}/{place}", None, access)
+    return Subject(ReadThrough(open_store(f"dir:{root}"), reading), _planting_in(root))
+
+
+def _static_nginx(folder: Path) -> WebServer:
+    return nginx_static(folder, account=Account())
+
+
+class ReadThrough(Around):
+    """Writes to one store, and reads what is there through another one."""
+
+    def __init__(self, written: Store, read: Store) -> None:
+        super().__init__(read)
+        self._written = written
+
+    def put(self, name: str, size: int, open_at: OpenAt) -> None:
+        self._written.put(name, size, open_at)
+
+    def delete(self, name: str) -> None:
+        self._written.delete(name)
 
 
 def memory(_: Path, __: ExitStack, piece: int = 100_000) -> Subject:
@@ -129,6 +302,14 @@ KINDS: dict[str, Maker] = {
     "webdav-apache": webdav_on_apache,
     "webdav-wsgidav": webdav_on_wsgidav,
     "webdav-rclone": webdav_on_rclone,
+    "s3-ceph": s3_on_ceph,
+    "s3-moto": s3_on_moto,
+    "s3-s3rver": s3_on_s3rver,
+    "sftp": sftp,
+    "rclone-folder": rclone_to_a_folder,
+    "rclone-webdav": rclone_to_webdav,
+    "rclone-s3": rclone_to_s3,
+    "web": web,
     # Wrappers of the program.
     "watched": _around(lambda store: Watched(store, 30.0)),
     "watched-directory": _around(lambda store: Watched(store, 30.0), directory_with_marker),

@@ -1,0 +1,141 @@
+"""S3, and everything that speaks like it. Address ``s3://endpoint[:port]/bucket[/prefix][?option=value&...]``.
+
+Options: ``region``, ``style`` (path or host: where the bucket's name stands), ``class`` (storage class of what is
+put), ``http=yes`` (without encryption), ``ca`` (file with the certificates to trust).
+
+Nothing damaged on its way is to be seen, and what is put is made only once, as it is sent:
+
+- What fits into `SMALL` bytes is sent with its MD5 before it: the server refuses it if that differs.
+- More than that over plain HTTP is signed chunk by chunk: likewise.
+- Over TLS that is not needed, nor do all servers take it there: a connection that damages anything breaks.
+- Whatever the server says it has stored (the ETag, an MD5 as a rule) is compared with what was sent. With parts of
+  an upload, that is before anything of it is visible; else it is removed again.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+from annex_remote.errors import Damaged, NotFound, StoreError, Unavailable
+from annex_remote.model import Access, ByteStream, OpenAt, check_name
+from annex_remote.stores.http import Answer
+from annex_remote.stores.s3_address import Bucket, read_address
+from annex_remote.stores.s3_answers import check_md5
+from annex_remote.stores.s3_client import BucketClient
+from annex_remote.stores.s3_uploads import PART_SIZE, Hashed, Uploads
+
+__all__ = ["SMALL", "S3Store", "check", "open_store"]
+
+SMALL = 1 << 20
+"""Bytes that are held in memory to be sent."""
+
+
+def check(address: str) -> str:
+    """Return the address in its one form; raises `BadSetting`."""
+    place, _ = read_address(address)
+    return str(place)
+
+
+def open_store(address: str, access: Access) -> S3Store:
+    """Open the bucket at `address`; see `annex_remote.stores.open_store`."""
+    _, bucket = read_address(address)
+    return S3Store(bucket, access)
+
+
+class S3Store:
+    """Keeps each name as an object of a bucket; see `model.Store` for the contract.
+
+    What has `part_size` bytes or more is sent in parts of that size.
+    """
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        access: Access,
+        *,
+        part_size: int = PART_SIZE,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._client = BucketClient(bucket, access, clock)
+        self._uploads = Uploads(self._client, part_size, clock)
+        self._part_size = part_size
+        self._in_chunks = not bucket.is_encrypted
+
+    def put(self, name: str, size: int, open_at: OpenAt) -> None:
+        check_name(name)
+        self._client.check_keys(f"putting {name}")
+        if size <= SMALL:
+            self._put_small(name, size, open_at)
+        elif size < self._part_size:
+            self._put_whole(name, size, open_at)
+        else:
+            self._uploads.put(name, size, open_at)
+
+    def _put_small(self, name: str, size: int, open_at: OpenAt) -> None:
+        data = bytearray()
+        for piece in open_at(0):
+            data += piece
+            if len(data) > size:
+                break
+        if len(data) != size:
+            few = "more" if len(data) > size else "fewer"
+            raise Damaged(f"the source gave {few} bytes than the {size} announced")
+        md5 = hashlib.md5(data, usedforsecurity=False)
+        headers = self._client.bucket.put_headers | {"Content-MD5": base64.b64encode(md5.digest()).decode()}
+        answer = self._client.ask("PUT", name, f"putting {name}", data=bytes(data), headers=headers)
+        self._check_stored(name, size, answer, md5.hexdigest())
+
+    def _put_whole(self, name: str, size: int, open_at: OpenAt) -> None:
+        content = Hashed(open_at)
+        headers = self._client.bucket.put_headers
+        in_chunks = self._in_chunks
+        answer = self._client.send(name, f"putting {name}", size, content, headers=headers, in_chunks=in_chunks)
+        self._check_stored(name, size, answer, content.md5.hexdigest())
+
+    def _check_stored(self, name: str, size: int, answer: Answer, md5: str) -> None:
+        """Raise `Unavailable` if something else was stored than was sent; it is removed then."""
+        doing = f"putting {name}"
+        try:
+            is_proved = check_md5(answer, md5, doing)
+        except Unavailable:
+            with suppress(StoreError):
+                if self._in_chunks and self._client.size(name, doing) > size:
+                    # It knows nothing of chunks, and has stored their signatures, too.
+                    self._in_chunks = False
+                self._client.delete(name, doing)
+            raise
+        if not is_proved and self._client.size(name, doing) != size:
+            raise Unavailable(f"{doing}: it is there in another size", passing=True)
+
+    def read(self, name: str, start: int = 0, length: int | None = None) -> ByteStream:
+        return self._client.read(check_name(name), f"reading {name}", start, length)
+
+    def stat(self, name: str) -> int | None:
+        try:
+            return self._client.size(check_name(name), f"looking at {name}")
+        except NotFound:
+            return None
+
+    def delete(self, name: str) -> None:
+        doing = f"removing {check_name(name)}"
+        self._client.check_keys(doing)
+        with suppress(NotFound):
+            self._client.delete(name, doing)
+
+    def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        begin = self._client.bucket.prefix
+        for entry in self._client.listing("ListBucket", "listing", {"prefix": begin + prefix}):
+            name = entry["Key"].removeprefix(begin)
+            with suppress(Damaged, ValueError):  # somebody else's
+                if entry["Key"].startswith(begin + prefix) and check_name(name):
+                    yield name, entry.number("Size")
+
+    def space(self) -> int | None:
+        return None  # there is no way to ask
+
+    def close(self) -> None:
+        self._client.close()
