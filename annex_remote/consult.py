@@ -14,17 +14,16 @@ import socket
 import subprocess
 import tempfile
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from annex_remote.capability import Capability
-from annex_remote.credentials import environment_login, login_variables
+from annex_remote.credentials import address_variable, environment_login, login_variables
 from annex_remote.errors import BadSetting, SwarmError
 from annex_remote.grid import Grid, store_overrides
 from annex_remote.model import Login
 from annex_remote.settings import read_settings
 
-__all__ = ["ENVIRONMENT", "Consulted", "consult", "give_logins", "hand_over", "open_grid"]
+__all__ = ["ENVIRONMENT", "Consulted", "consult", "give_login", "hand_over", "open_grid"]
 
 ENVIRONMENT = "SWARM_CONSULT"
 """In the special remote's environment: the UUID of the remote that is asked about, a space, the socket's path.
@@ -156,17 +155,14 @@ def open_grid(told: Consulted) -> Grid:
     )
 
 
-def give_logins(remote: str, logins: Mapping[str, Login]) -> None:
-    """Have git-annex keep logins of stores, by name; raises `SwarmError` if it does not.
+def give_login(remote: str, store: str, address: str, login: Login) -> None:
+    """Have git-annex keep the login of a store at `address`; raises `SwarmError` if it does not.
 
     Only `git annex enableremote` lets a special remote keep credentials as the remote is set up to: embedded in
     the repository, encrypted, or in a file of this clone.
     """
-    variables = {
-        variable: value
-        for store, login in logins.items()
-        for variable, value in zip(login_variables(store), (login.user, login.password), strict=True)
-    }
+    variables = dict(zip(login_variables(store), (login.user, login.password), strict=True))
+    variables[address_variable(store)] = address
     done = subprocess.run(
         ["git", "annex", "enableremote", "--", remote],
         env={**os.environ, **variables},

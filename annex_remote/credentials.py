@@ -8,9 +8,9 @@ nothing here.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlsplit
 
 from annex_remote.capability import Capability
 from annex_remote.errors import BadSetting
@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ENVIRONMENT",
+    "address_variable",
     "creds_capability",
     "creds_login",
     "environment_capability",
     "environment_login",
+    "host_of",
     "keep_capability",
     "keep_login",
     "login_variables",
@@ -56,9 +58,17 @@ def keep_capability(job: Job, capability: Capability) -> None:
 
 def login_variables(store: str) -> tuple[str, str]:
     """Return the names of the environment's variables for a store's user and password."""
+    return _variable(store, "USER"), _variable(store, "PASSWORD")
+
+
+def address_variable(store: str) -> str:
+    """Return the name of the environment's variable that says where the login beside it is for."""
+    return _variable(store, "ADDRESS")
+
+
+def _variable(store: str, what: str) -> str:
     # Names of stores have small letters, digits and dashes: no two of them give one variable.
-    stem = f"SWARM_STORE_{store.upper().replace('-', '_')}"
-    return f"{stem}_USER", f"{stem}_PASSWORD"
+    return f"SWARM_STORE_{store.upper().replace('-', '_')}_{what}"
 
 
 def environment_login(store: str) -> Login | None:
@@ -70,25 +80,38 @@ def environment_login(store: str) -> Login | None:
     return Login(user, password) if user else None
 
 
-def creds_login(job: Job, store: str) -> Login | None:
-    """Return the login that git-annex keeps for a store, None if it keeps none."""
-    user, password = job.get_creds(_login_setting(store))
-    return Login(unquote(user), password) if password else None
+def creds_login(job: Job, store: str, address: str) -> Login | None:
+    """Return the login that git-annex keeps for a store at `address`, None if it keeps none.
+
+    One that was kept for another host is not given to this one: who may change addresses may not, for that, learn
+    passwords.
+    """
+    kept, password = job.get_creds(_login_setting(store))
+    user, _, host = kept.partition("/")
+    return Login(unquote(user), password) if password and unquote(host) == host_of(address) else None
 
 
-def store_logins(job: Job, stores: Iterable[str]) -> dict[str, Login]:
-    """Return the logins of `stores` that are known, by name; raises `BadSetting`.
+def store_logins(job: Job, addresses: Mapping[str, str]) -> dict[str, Login]:
+    """Return the logins that are known of the stores in `addresses`, by name; raises `BadSetting`.
 
     git-annex is asked here and now, on the job's own thread: whoever needs a login later may be on another one.
     """
-    logins = {name: environment_login(name) or creds_login(job, name) for name in stores}
+    logins = {
+        name: environment_login(name) or creds_login(job, name, address) for name, address in addresses.items()
+    }
     return {name: login for name, login in logins.items() if login is not None}
 
 
-def keep_login(job: Job, store: str, login: Login) -> None:
-    """Hand a store's login to git-annex, whose own rules for credentials then apply."""
+def keep_login(job: Job, store: str, address: str, login: Login) -> None:
+    """Hand the login of a store at `address` to git-annex, whose own rules for credentials then apply."""
     # The protocol takes no user with a blank in it.
-    job.set_creds(_login_setting(store), quote(login.user, safe="@+"), login.password)
+    user = f"{quote(login.user, safe='@+')}/{quote(host_of(address), safe=':')}"
+    job.set_creds(_login_setting(store), user, login.password)
+
+
+def host_of(address: str) -> str:
+    """Return the host, and the port, in the address of a store; empty if it has none."""
+    return urlsplit(address).netloc.rpartition("@")[2]
 
 
 def _login_setting(store: str) -> str:

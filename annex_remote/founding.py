@@ -12,7 +12,9 @@ from urllib.parse import urlsplit
 from annex_remote.capability import Capability
 from annex_remote.credentials import (
     ENVIRONMENT,
+    address_variable,
     creds_capability,
+    creds_login,
     environment_capability,
     environment_login,
     keep_capability,
@@ -28,7 +30,7 @@ from annex_remote.roster import WAITING, StoreEntry, first_roster, grid_id, mark
 from annex_remote.settings import Settings, read_settings
 from annex_remote.shares.crypto import Cipher
 from annex_remote.stores import check_address, is_far, open_store
-from annex_remote.transfer.sites import Notes
+from annex_remote.transfer.sites import Notes, shares
 
 __all__ = ["initialise"]
 
@@ -94,6 +96,12 @@ def _found(job: Job, settings: Settings, capability: Capability) -> None:
     )
     for name in waiting:
         job.info(f"{name} is not used before you log in there: git-annex-remote-swarm login REMOTE {name}")
+    ready = sum(len(entry.numbers) for entry in roster.active)
+    if ready < settings.coding.happy:
+        job.info(
+            f"nothing can be stored before that: {shares(ready)} could be, and {settings.coding.happy} (happy) "
+            "are needed"
+        )
     for place, names in _sharing_a_place(roster.active):
         job.info(f"{', '.join(names)} are on one {place}: what destroys it destroys them together")
     job.info(
@@ -105,7 +113,7 @@ def _found(job: Job, settings: Settings, capability: Capability) -> None:
 
 def _logins(job: Job, settings: Settings) -> Logins:
     """Return who tells the logins of the first stores, and of others as far as the environment has them."""
-    known = store_logins(job, [store.name for store in settings.stores if is_far(store.address)])
+    known = store_logins(job, {store.name: store.address for store in settings.stores if is_far(store.address)})
     return lambda name: known.get(name) or environment_login(name)
 
 
@@ -206,12 +214,24 @@ def _save(job: Job, grid: Grid, capability: Capability) -> None:
 
 
 def _keep_logins(job: Job, grid: Grid) -> None:
-    """Hand the logins that are in the environment to git-annex, for the next time."""
-    names = {store.name for store in grid.settings.stores} | {entry.name for entry in grid.roster.stores}
-    for name in sorted(names):
+    """Hand the logins that are in the environment to git-annex, for the next time.
+
+    Also those that it has already, where it is to embed them: that may be new.
+    """
+    embed = _embeds(job)
+    addresses = {store.name: store.address for store in grid.settings.stores}
+    addresses |= {entry.name: entry.address for entry in grid.roster.stores}
+    for name, usual in sorted(addresses.items()):
+        address = os.environ.get(address_variable(name), "") or usual
         login = environment_login(name)
+        if login is None and embed and is_far(address):
+            login = creds_login(job, name, address)
         if login is not None:
-            keep_login(job, name, login)
+            keep_login(job, name, address, login)
+
+
+def _embeds(job: Job) -> bool:
+    return job.get_config("embedcreds") == "yes"
 
 
 def _join(job: Job, settings: Settings, verify_key: bytes, given: Capability | None) -> None:
@@ -235,7 +255,7 @@ def _join(job: Job, settings: Settings, verify_key: bytes, given: Capability | N
             f"no capability is kept here: to read and store, set {ENVIRONMENT} to the one that "
             "`git-annex-remote-swarm capability REMOTE` prints elsewhere, and enable this remote again"
         )
-    elif capability is not kept:
+    elif capability is not kept or _embeds(job):
         keep_capability(job, capability)
     _keep_logins(job, grid)
     for line in notes.lines:

@@ -37,11 +37,20 @@ from annex_remote.roster import (
     seal_roster,
 )
 from annex_remote.settings import Settings
-from annex_remote.stores import is_far, open_store
+from annex_remote.stores import is_far, is_read_only, open_store
 from annex_remote.stores.wrappers import Watched
 from annex_remote.transfer.sites import Notes, Site, ask_all, explain
 
-__all__ = ["Found", "Grid", "Logins", "create_stores", "read_roster", "store_overrides", "usual_cost"]
+__all__ = [
+    "Found",
+    "Grid",
+    "Logins",
+    "create_stores",
+    "read_roster",
+    "store_overrides",
+    "usual_cost",
+    "wants_login",
+]
 
 log = logging.getLogger(__name__)
 
@@ -192,6 +201,8 @@ class Grid:
         for answer in ask_all({name: partial(self._fetch, entries[name]) for name in entries}, ROSTER_WAIT):
             if answer.value is None:
                 log.debug("%s: no roster: %s", answer.asked, explain(answer.error))
+                if wants_login(answer.error):
+                    notes.add(answer.asked, f"wants a login: git-annex-remote-swarm login REMOTE {answer.asked}")
                 continue
             found[answer.asked], refused = answer.value
             if refused is not None:
@@ -333,6 +344,11 @@ def _require_most(failed: Mapping[str, Exception], count: int) -> None:
         )
 
 
+def wants_login(error: Exception | None) -> bool:
+    """True if a store refused because it does not know who we are."""
+    return isinstance(error, Denied) and error.wants_login
+
+
 class _Unusable:
     """Stands for a store that cannot be opened here: every verb raises the reason."""
 
@@ -375,6 +391,11 @@ def create_stores(
     try:
         for entry in entries:
             login, name = logins(entry.name), marker_name(grid_identity, entry)
+            if is_read_only(entry.address):
+                raise BadSetting(
+                    f"stores: {entry.name}={entry.address} can only be read: name the place where it is written; "
+                    f"who reads there sets git config remote.REMOTE.swarm-store-{entry.name} {entry.address}"
+                )
             store = opener(entry.address, None, Access(login))
             opened.append(store)
             text = f"git-annex-remote-swarm: store {entry.name} of grid {grid_identity}\n".encode()

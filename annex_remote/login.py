@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from annex_remote.consult import give_logins
+from annex_remote.consult import give_login
 from annex_remote.errors import BadSetting, Denied, StoreError
 from annex_remote.grid import Grid, create_stores
 from annex_remote.model import Access, Login
@@ -44,7 +44,7 @@ def log_in(grid: Grid, entry: StoreEntry, login: Login, remote: str, *, check: b
             raise BadSetting(f"{entry.name} is not made yet, and that takes a clone with the full capability")
         left_out = create_stores(grid.id, [entry], lambda _: login)
         assert not left_out, "a store with a login does not wait for one"
-        give_logins(remote, {entry.name: login})
+        give_login(remote, entry.name, grid.address(entry), login)
         roster = grid.roster.with_changed(entry.name, state=ACTIVE)
         grid.use_login(entry.name, login)
         failed = grid.change(roster)
@@ -52,7 +52,7 @@ def log_in(grid: Grid, entry: StoreEntry, login: Login, remote: str, *, check: b
         return f"{done}, and it is used from now on (roster {roster.serial}){behind}"
     if check:
         _try(grid, entry, login)
-    give_logins(remote, {entry.name: login})
+    give_login(remote, entry.name, grid.address(entry), login)
     return done
 
 

@@ -53,8 +53,8 @@ class SwarmRemote:
         self._git_dir = ""
         self._name: str | None = None
         self._logins: dict[str, Login] = {}
-        self._logins_asked: set[str] = set()
-        """Stores whose login git-annex was asked for, whether it had one or not."""
+        self._logins_asked: dict[str, str] = {}
+        """Stores whose login git-annex was asked for, whether it had one or not, and the host it was asked for."""
 
     def list_configs(self) -> Sequence[tuple[str, str]]:
         return [(setting.name, setting.description) for setting in SETTINGS]
@@ -109,14 +109,19 @@ class SwarmRemote:
 
     def _learn_logins(self, job: Job, grid: Grid) -> None:
         """Ask git-annex for the logins of the stores that it was not asked about before."""
-        from annex_remote.credentials import store_logins
+        from annex_remote.credentials import host_of, store_logins
 
         with self._lock:
-            far = {entry.name for entry in grid.roster.readable if is_far(grid.address(entry))}
-            new = far - self._logins_asked
-            if new:
-                self._logins.update(store_logins(job, sorted(new)))
-                self._logins_asked |= new
+            addresses = {entry.name: grid.address(entry) for entry in grid.roster.readable}
+            new = {
+                name: address
+                for name, address in addresses.items()
+                if is_far(address) and self._logins_asked.get(name) != host_of(address)
+            }
+            for name in new:
+                self._logins.pop(name, None)
+            self._logins.update(store_logins(job, new))
+            self._logins_asked.update({name: host_of(address) for name, address in new.items()})
 
     def _opened_grid(self) -> Grid:
         with self._lock:
@@ -178,6 +183,7 @@ class SwarmRemote:
     # Transfers.
 
     def store(self, job: Job, key: str, path: str) -> None:
+        from annex_remote.errors import NotEnough
         from annex_remote.shares.crypto import ObjectKeys
         from annex_remote.transfer.sites import Notes
         from annex_remote.transfer.upload import Upload
@@ -198,9 +204,20 @@ class SwarmRemote:
             progress=_Progress(job),
             cancelled=job.cancelled,
         )
-        with _reading_files():
-            upload.run()
+        try:
+            with _reading_files():
+                upload.run()
+        except NotEnough as error:
+            raise NotEnough(f"{error}{self._waiting_in_words(grid)}") from error
         _tell(job, "stored, but not everywhere", notes)
+
+    def _waiting_in_words(self, grid: Grid) -> str:
+        """Say which stores wait for a login, at the end of a sentence about those that are too few."""
+        from annex_remote.roster import WAITING
+
+        name = self._name or "REMOTE"
+        waiting = [entry.name for entry in grid.roster.stores if entry.state == WAITING]
+        return "".join(f"; {each} waits for: git-annex-remote-swarm login {name} {each}" for each in waiting)
 
     def retrieve(self, job: Job, key: str, path: str) -> None:
         from annex_remote.errors import NotEnough
@@ -348,7 +365,11 @@ class SwarmRemote:
             for entry in roster.readable
         ]
         stores += [
-            (f"store {entry.name}", f"{grid.address(entry)}: waits for git-annex-remote-swarm login")
+            (
+                f"store {entry.name}",
+                f"{grid.address(entry)}: waits for git-annex-remote-swarm login "
+                f"{self._name or 'REMOTE'} {entry.name}",
+            )
             for entry in roster.stores
             if entry.state == WAITING
         ]

@@ -174,8 +174,9 @@ class Roster:
         many shares are gone that what was stored on all of them cannot be rebuilt.
         """
         entry = self.entry(name)
-        if entry.state == WAITING:  # it never had anything
-            return self.with_changed(name, state=GONE)
+        if entry.state == WAITING:  # it never had anything, so its numbers are not lost with it
+            others = tuple(store for store in self.stores if store.name != name)
+            return replace(self, serial=self.serial + 1, stores=others)
         if entry.state == GONE or (entry.state == RETIRED and not gone):
             raise BadSetting(f"the store {name} is {entry.state} already")
         left = sum(len(store.numbers) for store in self.active if store.name != name)

@@ -15,10 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from annex_remote.cli.terminal import EXIT_TROUBLE, dry_run_option, err, force_option, held, opened, out, plainly
-from annex_remote.consult import consult, give_logins
-from annex_remote.credentials import login_variables
+from annex_remote.consult import consult, give_login
+from annex_remote.credentials import environment_login, login_variables
 from annex_remote.errors import BadSetting
-from annex_remote.grid import Grid, create_stores, usual_cost
+from annex_remote.grid import Grid, create_stores, usual_cost, wants_login
 from annex_remote.model import Access
 from annex_remote.roster import ACTIVE, GONE, WAITING, Roster, StoreEntry, marker_name
 from annex_remote.settings import parse_stores
@@ -60,7 +60,10 @@ def list_stores(remote: str, as_json: bool) -> None:
     grid = _open(remote)
     questions = {entry.name: partial(grid.see, entry) for entry in grid.roster.readable}
     reach = {answer.asked: answer.error for answer in ask_all(questions, grid.settings.stall)}
-    (_print_json if as_json else _print_table)(grid, reach)
+    if as_json:
+        _print_json(grid, reach)
+    else:
+        _print_table(remote, grid, reach)
     sys.exit(EXIT_TROUBLE if any(reach.values()) else 0)
 
 
@@ -83,7 +86,10 @@ def test_stores(remote: str, names: tuple[str, ...], size: int, as_json: bool) -
     trials = {entry.name: partial(try_store, partial(grid.store, entry), size << 20) for entry in entries}
     failed = False
     with Progress(
-        TextColumn("trying {task.completed} of {task.total} stores"), console=err, transient=True
+        TextColumn("trying {task.completed} of {task.total} stores"),
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,
     ) as shown:
         task = shown.add_task("", total=len(entries))
         results: dict[str, Trial] = {}
@@ -96,7 +102,7 @@ def test_stores(remote: str, names: tuple[str, ...], size: int, as_json: bool) -
         if as_json:
             click.echo(json.dumps({"store": entry.name, "address": grid.address(entry), **trial.as_json()}))
     if not as_json:
-        _print_trials(grid, results)
+        _print_trials({entry.name: results[entry.name] for entry in entries})
     sys.exit(EXIT_TROUBLE if failed else 0)
 
 
@@ -104,7 +110,7 @@ TRIAL_WAIT = 600.0
 """Seconds after which a store that is being tried is given up."""
 
 
-def _print_trials(grid: Grid, results: Mapping[str, Trial]) -> None:
+def _print_trials(results: Mapping[str, Trial]) -> None:
     table = Table(box=None, pad_edge=False)
     for heading in ("STORE", *STEPS, "LATENCY", "UP", "DOWN", "FREE"):
         table.add_column(heading, overflow="fold")
@@ -147,15 +153,16 @@ def _print_json(grid: Grid, reach: Mapping[str, Exception | None]) -> None:
         click.echo(json.dumps(document))
 
 
-def _print_table(grid: Grid, reach: Mapping[str, Exception | None]) -> None:
+def _print_table(remote: str, grid: Grid, reach: Mapping[str, Exception | None]) -> None:
     roster = grid.roster
     table = Table(box=None, pad_edge=False)
     for heading in ("STORE", "SHARES", "ADDRESS", "COST", "ZONE", "STATE"):
         table.add_column(heading, overflow="fold")
     for entry in roster.stores:
         error = reach.get(entry.name)
-        seen = explain(error) if error else "there"
-        waits = f"waits for git-annex-remote-swarm login REMOTE {entry.name}"
+        login = f"git-annex-remote-swarm login {remote} {entry.name}"
+        seen = explain(error) + (f" ({login})" if wants_login(error) else "") if error else "there"
+        waits = f"waits for {login}"
         state = {ACTIVE: seen, GONE: GONE, WAITING: waits}.get(entry.state, f"{entry.state}, {seen}")
         numbers = " ".join(map(str, entry.numbers))
         row = (entry.name, numbers, grid.address(entry), str(entry.cost), entry.zone, state)
@@ -199,7 +206,7 @@ def add_store(remote: str, store: str, cost: int | None, zone: str | None, force
     if waits:
         err.print(f"it wants a login before it is used: git-annex-remote-swarm login {remote} {entry.name}")
     elif login is not None and not dry_run:
-        give_logins(remote, {entry.name: login})
+        give_login(remote, entry.name, entry.address, login)
 
 
 @stores.command("remove")
@@ -216,8 +223,10 @@ def remove_store(remote: str, store: str, gone: bool, force: bool, dry_run: bool
     not asked any more.
     """
     grid = _open(remote)
+    was = grid.roster.entry(store).state
     roster = grid.roster.with_removed(store, gone=gone, force=force)
     what = "its shares count no more" if gone else "it takes no new shares; those that it keeps are still read"
+    what = "it had no shares yet" if was == WAITING else what
     _change(grid, roster, f"removed {store}: {what}", dry_run, force)
 
 
@@ -263,6 +272,9 @@ def set_store(
             raise BadSetting(f"{entry.address} wants a login: {' and '.join(login_variables(store))} are not set")
     words = ", ".join(f"{name} {value}" for name, value in changes.items())
     _change(grid, roster, f"set {store}: {words}", dry_run, force)
+    login = environment_login(store)
+    if login is not None and "address" in changes and not dry_run:
+        give_login(remote, store, entry.address, login)
 
 
 def _make_store(grid: Grid, entry: StoreEntry, force: bool) -> bool:

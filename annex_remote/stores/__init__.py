@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 from annex_remote.errors import BadSetting
 from annex_remote.model import Access, Store
 
-__all__ = ["check_address", "is_far", "open_store"]
+__all__ = ["check_address", "is_far", "is_read_only", "open_store"]
 
 
 class _Kind(NamedTuple):
-    """The module that serves a scheme, and whether its stores are reached over a network.
+    """The module that serves a scheme, whether its stores are reached over a network, and only read.
 
     A module has ``check(address) -> str``, which returns the address in its one form or raises `BadSetting`; and
     ``open_store(address, access) -> Store`` if it is far, ``open_store(address, marker) -> Store`` if it is not.
@@ -21,6 +21,7 @@ class _Kind(NamedTuple):
 
     module: str
     is_far: bool = True
+    is_read_only: bool = False
 
 
 _KINDS = {
@@ -30,8 +31,8 @@ _KINDS = {
     "s3": _Kind("s3"),
     "sftp": _Kind("sftp"),
     "rclone": _Kind("rclone"),
-    "http": _Kind("web"),
-    "https": _Kind("web"),
+    "http": _Kind("web", is_read_only=True),
+    "https": _Kind("web", is_read_only=True),
 }
 
 
@@ -45,6 +46,11 @@ def is_far(address: str) -> bool:
     """True if the store is reached over a network."""
     kind = _KINDS.get(address.partition(":")[0])
     return kind is None or kind.is_far
+
+
+def is_read_only(address: str) -> bool:
+    """True if nothing can ever be put at `address`; raises `BadSetting`."""
+    return _kind(address).is_read_only
 
 
 def open_store(address: str, marker: str | None = None, access: Access | None = None) -> Store:

@@ -91,6 +91,8 @@ def parse_place(
             # What stands before an @ may be a password with a question mark in it.
             which = "an option" if "@" in parts.query else f"the option {name!r}"
             raise BadSetting(f"{shown!r}: {which} cannot be; what may follow the '?': {known}")
+        if name in ("ca", "cert") and not value.startswith("/"):
+            raise BadSetting(f"{shown!r}: {name}= is the absolute path of a file with certificates")
     if len(dict(given)) != len(given):
         raise BadSetting(f"{shown!r} has an option twice")
     return Place(

@@ -125,9 +125,8 @@ class Chunking:
     def _wait(self, folder: str, target: str, size: int, doing: str, doubt: StoreError) -> None:
         """Wait for a share to be put together; raises `Unavailable` if it is not.
 
-        The server may be at it still: a second MOVE would find the chunks gone, and without them it would fail. So
-        they are left alone, and Nextcloud removes them after a day. They go last: as long as they are there, what
-        is at `target` is what was there before.
+        The server may be at it still: a second MOVE would be in its way, and so would removing the chunks, which
+        it does itself after a day. They go last: as long as they are there, `target` has what was there before.
         """
         doubts = 0
         for _ in range(_POLLS):

@@ -348,7 +348,7 @@ class SftpRange:
             self._ask()
             length, reply = self._asked.popleft()
             try:
-                data = reply.wait()[: self._end - self._at]
+                data = reply.wait()[: min(length, self._end - self._at)]
             except Refusal as refusal:
                 raise self._error(refusal) from refusal
             if not data:

@@ -54,7 +54,8 @@ _ASK = (
 def check(address: str) -> str:
     """Return the address in its one form; raises `BadSetting`."""
     scheme = address.partition(":")[0]
-    return str(parse_place(address, options=("ca", "cert"), default_port=_PORTS.get(scheme)))
+    options = ("ca", "cert") if scheme == "davs" else ()
+    return str(parse_place(address, options=options, default_port=_PORTS.get(scheme)))
 
 
 def open_store(address: str, access: Access) -> WebDavStore:

@@ -74,7 +74,7 @@ class Upload:
         if len(able) < self.coding.happy:
             raise NotEnough(
                 f"{shares(len(able))} could be stored now, {self.coding.happy} (happy) are needed; nothing was "
-                f"changed: {causes(self._failed)}"
+                f"changed{': ' * bool(self._failed)}{causes(self._failed)}"
             )
         self._stored = self._keep_and_clear(sighting)
         self._send()

@@ -21,6 +21,9 @@ from annex_remote.model import Access, Login
 from annex_remote.protocol.jobs import Job
 
 
+ADDRESS = "davs://box.example.org/annex"
+
+
 class Annex:
     """git-annex's side of GETCREDS and SETCREDS; a user with a blank in it would be cut."""
 
@@ -62,11 +65,11 @@ def test_the_environment_names_a_store_by_its_capitals(monkeypatch: pytest.Monke
 
 def test_the_environment_comes_before_what_git_annex_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
     annex = Annex()
-    keep_login(annex.job, "box", Login("kept", "1"))
-    keep_login(annex.job, "cloud", Login("kept", "2"))
+    keep_login(annex.job, "box", ADDRESS, Login("kept", "1"))
+    keep_login(annex.job, "cloud", ADDRESS, Login("kept", "2"))
     monkeypatch.setenv("SWARM_STORE_BOX_USER", "given")
     monkeypatch.setenv("SWARM_STORE_BOX_PASSWORD", "3")
-    found = store_logins(annex.job, ["box", "cloud", "other"])
+    found = store_logins(annex.job, dict.fromkeys(["box", "cloud", "other"], ADDRESS))
     assert found == {"box": Login("given", "3"), "cloud": Login("kept", "2")}
     assert annex.asked == ["login-cloud", "login-other"]
 
@@ -77,8 +80,24 @@ def test_the_environment_comes_before_what_git_annex_keeps(monkeypatch: pytest.M
 )
 def test_git_annex_gives_back_what_it_was_given(user: str, password: str) -> None:
     annex = Annex()
-    keep_login(annex.job, "box", Login(user, password))
-    assert creds_login(annex.job, "box") == Login(user, password)
+    keep_login(annex.job, "box", ADDRESS, Login(user, password))
+    assert creds_login(annex.job, "box", ADDRESS) == Login(user, password)
+
+
+def test_a_login_is_not_given_to_another_host_than_it_was_kept_for() -> None:
+    annex = Annex()
+    keep_login(annex.job, "box", ADDRESS, Login("me", "secret"))
+    for same in (ADDRESS, "davs://box.example.org/elsewhere", "dav://box.example.org/annex"):
+        assert creds_login(annex.job, "box", same) == Login("me", "secret")
+    for other in (
+        "davs://example.org/annex",
+        "davs://box.example.org:8443/annex",
+        "dir:/annex",
+        "rclone:box:annex",
+    ):
+        assert creds_login(annex.job, "box", other) is None
+    keep_login(annex.job, "box", "sftp://me@[::1]:2222/annex", Login("me", "secret"))
+    assert creds_login(annex.job, "box", "sftp://you@[::1]:2222/") == Login("me", "secret")
 
 
 def test_what_a_login_is_called_depends_on_the_kind_of_store() -> None:

@@ -538,6 +538,29 @@ def test_a_store_that_wants_a_login_is_left_out_until_it_has_one() -> None:
     assert {address for address, _ in fresh.opened} == {"dir:/a", "dir:/c"}
 
 
+def test_a_store_that_waits_and_is_removed_leaves_nothing_behind() -> None:
+    first = Net().first.with_state(["b"], WAITING)
+    removed = first.with_removed("b")
+    assert [entry.name for entry in removed.stores] == ["a", "c"]
+    assert removed.serial == first.serial + 1
+    again = removed.with_added(FirstStore("b", "dir:/b", 1))
+    assert again.entry("b").numbers == (3,)
+
+
+def test_a_place_that_can_only_be_read_is_not_made_a_store() -> None:
+    fresh = Net()
+    entry = fresh.first.with_added(FirstStore("w", "https://example.org/annex", 1)).entry("w")
+    with pytest.raises(BadSetting, match="w=https://example.org/annex can only be read"):
+        create_stores(fresh.first.grid, [entry], opener=fresh.open)
+    assert fresh.opened == []
+
+
+def test_who_wants_a_login_is_named_when_the_roster_is_looked_for(net: Net) -> None:
+    net.broken["dir:/b"] = lambda store: Failing(store, lambda: LOCKED)
+    _, notes = look(net.clone())
+    assert notes == ["b: wants a login: git-annex-remote-swarm login REMOTE b"]
+
+
 def test_a_login_that_a_store_does_not_take_is_a_mistake_to_be_told() -> None:
     fresh = Net()
     fresh.broken["dir:/b"] = lambda store: Failing(store, lambda: LOCKED)

@@ -140,6 +140,25 @@ def test_embedded_logins_come_with_the_repository(session: Session, network: Net
     assert all(line["ok"] for line in tried(desktop).values())
 
 
+def test_logins_are_embedded_when_that_is_asked_for_later(laptop: Repository, session: Session) -> None:
+    laptop.run("git annex enableremote vault embedcreds=yes")
+    laptop.run("git annex sync --quiet --no-content")
+    desktop = session.clone(laptop, "desktop")
+    desktop.enableremote()
+    assert all(line["ok"] for line in tried(desktop).values())
+
+
+def test_too_few_stores_without_their_logins_are_told_so(session: Session, network: Network) -> None:
+    laptop = session.repository("laptop")
+    said = laptop.run(f"git annex initremote vault {PARAMETERS} {network.stores()}")
+    assert "nothing can be stored before that: 3 shares could be, and 4 (happy) are needed" in said.plain
+    laptop.add(one=1000)
+    said = laptop.run("git annex copy --to vault one", fails=True)
+    assert "cloud waits for: git-annex-remote-swarm login vault cloud" in said.plain
+    laptop.run("git-annex-remote-swarm stores vault remove bucket")
+    assert "bucket" not in laptop.list_stores()
+
+
 def test_a_password_in_an_address_is_refused_before_anything_is_saved(session: Session, network: Network) -> None:
     laptop = session.repository("laptop")
     for address in (

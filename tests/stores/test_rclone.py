@@ -16,7 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -219,7 +219,7 @@ def test_one_daemon_serves_all_stores(local: Store, configure: Configure, tmp_pa
 
 
 DYING = """
-import sys, threading
+import signal, sys, threading
 from annex_remote.model import Access
 from annex_remote.stores.rcd import rclone
 from annex_remote.stores.rclone import open_store
@@ -228,28 +228,49 @@ store = open_store(sys.argv[1], Access())
 short_lived = threading.Thread(target=lambda: store.stat("ab/ab" + "2" * 30 + ".0"))
 short_lived.start()
 short_lived.join()
+signal.signal(signal.SIGINT, signal.SIG_IGN)
 print(rclone.ask("core/pid", {}, 30)["pid"], flush=True)
-sys.stdin.read()
+for line in sys.stdin:
+    print(rclone.ask("core/pid", {}, 30)["pid"], flush=True)
 """
+
+
+@contextmanager
+def dying(address: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Run a process that has a daemon, whose process id it says whenever it is given a line."""
+    with subprocess.Popen(
+        [sys.executable, "-c", DYING, address],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout
+        yield process, int(process.stdout.readline())
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, None], ids=["killed", "terminated", "at the end"])
 def test_the_daemon_ends_with_us(configure: Configure, tmp_path: Path, how: signal.Signals | None) -> None:
     configure("type = local")
-    with subprocess.Popen(
-        [sys.executable, "-c", DYING, f"rclone:it:{tmp_path}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdin
-        assert process.stdout
-        pid = int(process.stdout.readline())
+    with dying(f"rclone:it:{tmp_path}") as (process, pid):
         keeper = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
         assert keeper != process.pid
         if how is None:
+            assert process.stdin
             process.stdin.close()
         else:
             process.send_signal(how)
         wait_for_end(pid)
         wait_for_end(keeper)
+
+
+def test_an_interruption_is_for_us_and_not_for_the_daemon(configure: Configure, tmp_path: Path) -> None:
+    """Ctrl-C goes to all processes of the terminal; we may have to tidy up before we end."""
+    configure("type = local")
+    with dying(f"rclone:it:{tmp_path}") as (process, pid):
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.communicate("\n", timeout=WAIT)[0] == f"{pid}\n"
+    wait_for_end(pid)
 
 
 def test_after_the_daemon_was_killed_another_takes_its_place(local: Store) -> None:
@@ -572,9 +593,9 @@ def test_a_server_that_is_gone_is_unavailable(dav: Dav) -> None:
     dav.shutdown()
     dav.server_close()
     dav.answers["*"] = lambda answer: setattr(answer, "close_connection", True)
-    for verb, work in VERBS.items():
+    for verb in ("put", "read", "stat", "delete", "list"):
         with pytest.raises(Unavailable) as raised:
-            work(store)
+            VERBS[verb](store)
         assert "hunter2" not in str(raised.value), verb
 
 
