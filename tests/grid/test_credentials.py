@@ -20,7 +20,6 @@ from annex_remote.login import login_words
 from annex_remote.model import Access, Login
 from annex_remote.protocol.jobs import Job
 
-
 ADDRESS = "davs://box.example.org/annex"
 
 
