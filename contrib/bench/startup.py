@@ -5,11 +5,24 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from statistics import median
 
 from driver import Remote, gather
 from figures import Figure, arguments, report
 from harness import Repository, scratch
+
+from annex_remote.stores import _KINDS
+
+
+def seconds_to_import(module: str, env: Mapping[str, str]) -> float:
+    """How long a kind of store takes to import in a program that has opened none yet."""
+    text = (
+        "import annex_remote.remote, annex_remote.grid, time; start = time.perf_counter(); "
+        f"import annex_remote.stores.{module}; print(time.perf_counter() - start)"
+    )
+    done = subprocess.run([sys.executable, "-c", text], env=env, check=True, stdout=subprocess.PIPE)
+    return float(done.stdout)
 
 
 def main() -> None:
@@ -35,10 +48,16 @@ def main() -> None:
             finally:
                 remote.close()
     low, high = median(bare[1:]) * 1000, median(prepared[1:]) * 1000
+    modules = sorted({kind.module for kind in _KINDS.values()})
+    imports = {module: median(seconds_to_import(module, repository.env) for _ in range(5)) for module in modules}
     figures = [
         Figure("python -c pass", low, "ms"),
         Figure("exec to PREPARE-SUCCESS", high, "ms"),
         Figure("more than Python itself", high - low, "ms", target=60, at_most=True),
+    ]
+    figures += [
+        Figure(f"import of stores.{module}", taken * 1000, "ms", target=120, at_most=True)
+        for module, taken in imports.items()
     ]
     report(f"Start-up, median of {options.runs}", figures, options.json)
 
