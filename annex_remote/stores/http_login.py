@@ -76,13 +76,11 @@ class LoginAuth(Auth):
     def _use(self, challenge: dict[str, str], sent: str | None) -> bool:
         """Answer `challenge` from now on; True if what was refused, signed with the nonce `sent`, may succeed."""
         with self._lock:
-            known = self._digest.get("nonce")
-            if known != challenge["nonce"]:
+            if self._digest.get("nonce") != challenge["nonce"]:
                 self._uses = 0
             self._digest = challenge
             # A nonce wears out, which not every server says in so many words. If it was fresh, it was the login.
-            is_worn = sent == self._taken or challenge.get("stale", "").lower() == "true"
-            return sent is None or sent != known or is_worn
+            return sent in (None, self._taken) or challenge.get("stale", "").lower() == "true"
 
     def _answer(self, challenge: dict[str, str], uses: int, request: requests.PreparedRequest) -> str:
         algorithm = challenge.get("algorithm", "MD5")

@@ -59,6 +59,7 @@ PR_SET_PDEATHSIG would not do: it fires when the thread that started the daemon 
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)--?\d+/(\d+)\Z")  # "0--1" for nothing of nothing
 _TIME = re.compile(r"\A[\d/]+ [\d:]+ ")
+_WRITTEN = re.compile(r"^wchar: (\d+)$", re.MULTILINE)
 _SERVING = re.compile(rb"Serving remote control on http://127\.0\.0\.1:(\d+)/")
 
 _UNWANTED = re.compile(
@@ -175,11 +176,14 @@ class Daemon:
         raise Unavailable(_why(_scrubbed(_TIME.sub("", said[-1])) if said else "it says nothing"))
 
     def written(self) -> int:
-        """Return how many bytes the daemon has written to anybody; always 0 on a system that does not tell."""
-        with suppress(OSError):
-            for line in Path(f"/proc/{self._pid}/io").read_text(encoding="ascii").splitlines():
-                if line.startswith("wchar:"):
-                    return int(line.split()[1])
+        """Return how many bytes the daemon has written, to anybody; 0 if that cannot be known."""
+        try:
+            found = _WRITTEN.search(Path(f"/proc/{self._pid}/io").read_text(encoding="ascii"))
+            return int(found[1]) if found else 0
+        except OSError:  # not Linux, or it has ended
+            pass
+        with suppress(Unavailable, RefusedError, OSError):
+            return int(self.ask(self.connect(_START), "core/stats", {}, _START).get("bytes", 0))
         return 0
 
     def connect(self, patience: float) -> HTTPConnection:

@@ -10,19 +10,20 @@ import secrets
 import selectors
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
 from itertools import chain
 from typing import Any
 
-from annex_remote.errors import StoreError, Unavailable
-from annex_remote.stores.rcd import LOOPBACK, PIECE, Daemon, RefusedError, has_come, parse, rclone
+from annex_remote.errors import Damaged, Unavailable
+from annex_remote.model import OpenAt
+from annex_remote.stores.rcd import LOOPBACK, PIECE, Daemon, has_come, parse, rclone
 
-__all__ = ["upload"]
+__all__ = ["upload", "whole"]
 
 _TICK = 5.0
-"""Seconds after which the daemon is asked how far it is, while an upload goes no further on our side."""
+"""Seconds after which a look is taken at the daemon, while an upload goes no further on our side."""
 
 _SOMETHING = 64 << 10
 """Bytes that the daemon does not write for its answers to us alone."""
@@ -51,9 +52,6 @@ class _Upload:
         self._line = line
         self._patience = patience
         self._tick = min(_TICK, patience / 4)
-        self._group = secrets.token_hex(8)
-        self._done = 0
-        """Bytes that the daemon says it has dealt with."""
         self._written = daemon.written()
         self._moved = time.monotonic()
         """When something got further last."""
@@ -67,7 +65,9 @@ class _Upload:
             while not has_come(self._line.sock, self._tick):
                 self._check_patience()
         except BaseException:
-            self._settle()
+            # When a source breaks off, the daemon removes what came. If it does not answer, what it does ends with
+            # the connection.
+            has_come(self._line.sock, self._tick)
             raise
         try:
             answer = self._line.getresponse()
@@ -82,9 +82,7 @@ class _Upload:
             path = f"/{secrets.token_hex(16)}"
             url = f"http://{LOOPBACK}:{listener.getsockname()[1]}{path}"
             try:
-                self._daemon.send(
-                    self._line, "operations/copyurl", parameters | {"url": url, "_group": self._group}
-                )
+                self._daemon.send(self._line, "operations/copyurl", parameters | {"url": url})
                 return self._wait_for_fetch(listener, f"GET {path} HTTP/1.".encode())
             except (OSError, HTTPException) as error:
                 raise self._daemon.cut(error, self._patience) from error
@@ -136,22 +134,32 @@ class _Upload:
     def _check_patience(self) -> None:
         """Raise `Unavailable` if the daemon gets no further with what it has taken, of which it may hold much.
 
-        Of some remotes it counts what it has read, not what it has sent. Then it is enough that it sends anything
-        at all: if that is for others, it has a limit of its own, of five minutes, for a connection that is silent.
+        It does not tell how much of it has left it; so it is enough that it writes anything at all. If that is for
+        others, it has a limit of its own, of five minutes, for a connection on which nothing moves.
         """
-        with suppress(StoreError, RefusedError, OSError):
-            done, written = self._ask("core/stats", group=self._group).get("bytes", 0), self._daemon.written()
-            if done != self._done or written >= self._written + _SOMETHING:
-                self._done, self._written, self._moved = done, written, time.monotonic()
+        written = self._daemon.written()
+        if written >= self._written + _SOMETHING:
+            self._written, self._moved = written, time.monotonic()
         if time.monotonic() - self._moved >= self._patience:
             raise Unavailable(f"rclone got no further for {self._patience:g} seconds")
 
-    def _settle(self) -> None:
-        """See to it that the daemon does not go on behind our back."""
-        if not has_come(self._line.sock, self._tick):
-            with suppress(StoreError, RefusedError, OSError):
-                self._ask("job/stopgroup", group=self._group)
-            has_come(self._line.sock, self._tick)
 
-    def _ask(self, command: str, **parameters: Any) -> dict[str, Any]:
-        return self._daemon.ask(self._daemon.connect(_TICK), command, parameters, _TICK)
+def whole(open_at: OpenAt, size: int, before_last: Callable[[], object] = lambda: None) -> Pieces:
+    """Yield a source's bytes, the last of them only when it has ended as it should; raises `Damaged`.
+
+    `before_last` is called before those, and before nothing if nothing is all.
+    """
+    left = size
+    last = b""
+    for piece in open_at(0):
+        if len(piece) > left:
+            raise Damaged(f"the source gave more bytes than the {size} announced")
+        left -= len(piece)
+        if left:
+            yield piece
+        elif piece:
+            last = bytes(piece)  # the source may use its buffer again
+    if left:
+        raise Damaged(f"the source gave fewer bytes than the {size} announced")
+    before_last()
+    yield last

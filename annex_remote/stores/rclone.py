@@ -27,7 +27,7 @@ from annex_remote.errors import (
 )
 from annex_remote.model import Access, ByteStream, OpenAt, check_name
 from annex_remote.stores.rcd import Body, RefusedError, rclone
-from annex_remote.stores.rcd_upload import upload
+from annex_remote.stores.rcd_upload import upload, whole
 
 __all__ = ["RcloneStore", "check", "open_store"]
 
@@ -144,14 +144,14 @@ class RcloneStore:
         doing = f"storing {check_name(name)}"
         if self._where().is_atomic:
             with ExitStack() as stack:
-                pieces = _whole(open_at, size, lambda: stack.enter_context(self._turn(name)))
+                pieces = whole(open_at, size, lambda: stack.enter_context(self._turn(name)))
                 self._upload(name, pieces, size, doing)
                 self._expect(name, size, doing)
             return
         self._sweep()
         part = f"{_PART}/{name[3:]}.{secrets.token_hex(8)}"
         try:
-            self._upload(part, _whole(open_at, size), size, doing)
+            self._upload(part, whole(open_at, size), size, doing)
             self._expect(part, size, doing)
             with self._turn(name):
                 self._publish(part, name, doing)
@@ -433,26 +433,3 @@ class _Nothing:
 
     def __exit__(self, *_: object) -> None:
         """Nothing is open."""
-
-
-def _whole(
-    open_at: OpenAt, size: int, before_last: Callable[[], object] = lambda: None
-) -> Iterator[bytes | memoryview]:
-    """Yield a source's bytes, the last of them only when it has ended as it should; raises `Damaged`.
-
-    `before_last` is called before those, and before nothing if nothing is all.
-    """
-    left = size
-    last = b""
-    for piece in open_at(0):
-        if len(piece) > left:
-            raise Damaged(f"the source gave more bytes than the {size} announced")
-        left -= len(piece)
-        if left:
-            yield piece
-        elif piece:
-            last = bytes(piece)  # the source may use its buffer again
-    if left:
-        raise Damaged(f"the source gave fewer bytes than the {size} announced")
-    before_last()
-    yield last

@@ -296,14 +296,14 @@ class SftpStore:
             return
         self._swept = True
         before = time.time() - LEFTOVER_AGE
-        old = [
-            self._join(_PART, name)
-            # Ours alone: by their form, and never through a link that somebody put there.
-            for _, name, attributes in _list_folders(session, [self._join(_PART)])
-            if _PART_NAME.match(name) and attributes.is_file and (attributes.modified or before) < before
-        ]
-        for reply in [session.remove(path) for path in old]:
-            with suppress(Refusal):  # housekeeping: nothing that fails here is in the way of a share
+        with suppress(Refusal):  # housekeeping: nothing that fails here is in the way of a share
+            old = [
+                self._join(_PART, name)
+                # Ours alone: by their form, and never through a link that somebody put there.
+                for _, name, attributes in _list_folders(session, [self._join(_PART)])
+                if _PART_NAME.match(name) and attributes.is_file and (attributes.modified or before) < before
+            ]
+            for reply in [session.remove(path) for path in old]:
                 reply.wait()
 
 
@@ -347,17 +347,16 @@ class SftpRange:
         while self._at < self._end:
             self._ask()
             length, reply = self._asked.popleft()
+            length = min(length, self._end - self._at)
             try:
-                data = reply.wait()[: min(length, self._end - self._at)]
+                data = reply.wait()[:length]
             except Refusal as refusal:
                 raise self._error(refusal) from refusal
             if not data:
                 raise Damaged(f"a file of {self.size} bytes ended at {self._at} while it was read")
             self._at += len(data)
-            if (
-                len(data) < length and self._at < self._end
-            ):  # less than was asked for: not all servers give so much
-                self._piece = len(data)
+            if len(data) < length:  # not all servers give as much at once as they are asked for
+                self._piece = max(len(data), _LEAST)
                 self._asked.appendleft(self._read(self._at, length - len(data)))
             self._window = min(2 * self._window, _WINDOW)
             yield data

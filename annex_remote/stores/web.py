@@ -1,11 +1,10 @@
-"""Shares that anybody published on a web server, to be read only. Addresses ``http://host/path``, ``https://host/path``.
+"""Shares that somebody published on a web server, to be read only. Address ``http://host/path`` or ``https://...``.
 
 A folder's index page, as nginx, Apache and others make them, is what it lists.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -33,9 +32,8 @@ def check(address: str) -> str:
 def _place(address: str) -> Place:
     scheme = address.partition(":")[0]
     place = parse_place(address, options=["ca"], default_port=_PORTS.get(scheme))
-    authority = place.options.get("ca")
-    if authority is not None and (scheme != "https" or not os.path.isabs(authority)):
-        raise BadSetting(f"'{place}': ca= goes with https: and is the absolute path of a file with certificates")
+    if "ca" in place.options and scheme != "https":
+        raise BadSetting(f"'{place}': ca= goes with https: only")
     return place
 
 

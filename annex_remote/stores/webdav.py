@@ -9,14 +9,15 @@ from __future__ import annotations
 import re
 import secrets
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from typing import TypeVar
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
-from annex_remote.errors import Busy, Damaged, Full, NotFound, SwarmError, Unavailable
+from annex_remote.errors import Busy, Damaged, Denied, Full, NotFound, SwarmError, Unavailable
 from annex_remote.model import Access, ByteStream, OpenAt, check_name
 from annex_remote.stores.address import parse_place
 from annex_remote.stores.http import Answer, Client, failure
@@ -24,6 +25,8 @@ from annex_remote.stores.http_login import auth_for
 from annex_remote.stores.nextcloud import Chunking
 
 __all__ = ["WebDavStore", "check", "open_store"]
+
+T = TypeVar("T")
 
 _INCOMING = "incoming"
 """The folder where files are written before they get their name. Not ``.part``: Nextcloud has a use of its own for
@@ -41,7 +44,7 @@ _IN_THE_WAY = (403, 404, 409, 412, 423, 500)
 _CANNOT = (405, 501)
 _UNSURE = (408, 502, 504, 522, 524)
 """Said by who stands in front of a server and has waited long enough."""
-_MOVES = 4
+_MOVES = 8
 """Times that a file is moved to its name, before what is in the way is a failure."""
 _PORTS = {"dav": 80, "davs": 443}
 
@@ -192,14 +195,15 @@ class WebDavStore:
         return answer
 
     def read(self, name: str, start: int = 0, length: int | None = None) -> ByteStream:
-        return self._client.read(self._path(name), f"reading {name}", start, length)
+        path = self._path(name)
+        return _twice(lambda: self._client.read(path, f"reading {name}", start, length))
 
     def stat(self, name: str) -> int | None:
         return self._size(self._path(name), f"looking at {name}")
 
     def _size(self, path: str, doing: str) -> int | None:
         try:
-            headers = self._client.ask("HEAD", path, doing).headers
+            headers = _twice(lambda: self._client.ask("HEAD", path, doing)).headers
         except NotFound:
             return None
         length = _number(headers.get("Content-Length", ""))
@@ -320,6 +324,16 @@ class _Source:
         except BaseException as error:
             self.error = error
             raise
+
+
+def _twice(ask: Callable[[], T]) -> T:
+    """Ask, and once more if it is forbidden: Apache says so of a file that goes while it opens it."""
+    try:
+        return ask()
+    except Denied as error:
+        if error.wants_login:
+            raise
+    return ask()
 
 
 def _folder(path: str) -> str:

@@ -54,13 +54,15 @@ class Gate(Scripted):
 
     def _judge(self, request: Request, _: bytes) -> bytes:
         said = request.headers.get("Authorization", "")
-        words = {name: quoted or plain for name, quoted, plain in re.findall(r'(\w+)=(?:"([^"]*)"|([^,]+))', said)}
+        found = re.findall(r'(\w+)=(?:"((?:[^"\\]|\\.)*)"|([^,]+))', said)
+        words = {name: re.sub(r"\\(.)", r"\1", quoted) or plain for name, quoted, plain in found}
         if said.startswith("Digest ") and words["nonce"] == self.nonce and self._proves(request, words):
             return answer(200, b"in")
         with self._lock:
             self.refused += 1
         stale = said and self.says_stale and words.get("nonce") != self.nonce
-        offer = f'Digest realm="{self.realm}", nonce="{self.nonce}"'
+        realm = re.sub(r'(["\\])', r"\\\1", self.realm)
+        offer = f'Digest realm="{realm}", nonce="{self.nonce}"'
         offer += f", algorithm={self.algorithm}" if self.algorithm else ""
         offer += f', qop="{self.qop}"' if self.qop else ""
         offer += f', opaque="{self.opaque}"' if self.opaque else ""
@@ -113,11 +115,17 @@ def test_digest(client: MakeClient, algorithm: str, qop: str) -> None:
 
 @pytest.mark.parametrize(
     "login",
-    [Login("Ütë", "pässwörd"), Login("Łukasz", "żółw"), Login("ute", "€"), Login("ute", "back\\slash")],
+    [
+        Login('me \\ "myself"', "x"),
+        Login("Ütë", "pässwörd"),
+        Login("Łukasz", "żółw"),
+        Login("ute", "€"),
+        Login("ute", "back\\slash"),
+    ],
     ids=lambda login: str(login.user),
 )
 def test_a_login_that_is_not_ascii(client: MakeClient, login: Login) -> None:
-    with Gate(login, qop="auth", realm="Über".encode().decode("latin-1")) as gate:
+    with Gate(login, qop="auth", realm='Über\\ "us"'.encode().decode("latin-1")) as gate:
         assert get(client(gate.url, LoginAuth(login))) == b"in"
     with Scripted(ask_basic(login), keeps=True) as server:
         assert get(client(server.url, LoginAuth(login))) == b"in"

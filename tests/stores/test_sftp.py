@@ -831,6 +831,12 @@ def test_what_is_put_is_on_the_disk_before_it_has_its_name(near: Near, opened: O
     assert last[-5:] == ["write", "fsync", "fstat", "close", "rename"]
 
 
+def test_what_cannot_be_swept_is_not_in_the_way(near: Near, opened: Opener) -> None:
+    near.answer_by("-P", "opendir")
+    keep(opened(near.address), NAME, DATA)
+    assert (near.root / NAME).read_bytes() == DATA
+
+
 class SourceError(Exception):
     """Something that no store knows."""
 
