@@ -71,9 +71,8 @@ def read_address(address: str) -> tuple[Place, Bucket]:
     for name, example in (("region", "eu-central-1"), ("class", "STANDARD_IA")):
         if not _WORD.match(options.get(name, example)):
             raise BadSetting(f"{shown!r}: {name} is a word like {example}")
-    ca = options.get("ca", "")
-    if ca and ("http" in options or not ca.startswith("/")):
-        raise BadSetting(f"{shown!r}: ca is the absolute path of a file with certificates, and goes with TLS only")
+    if "ca" in options and "http" in options:
+        raise BadSetting(f"{shown!r}: ca is for TLS, which http=yes does without")
     by_host = style == "host"
     return place, Bucket(
         origin=f"{scheme}://{bucket}.{place.netloc}" if by_host else f"{scheme}://{place.netloc}",
@@ -81,7 +80,7 @@ def read_address(address: str) -> tuple[Place, Bucket]:
         prefix=f"{prefix}/" if prefix else "",
         region=options.get("region") or _region(place.host),
         storage_class=options.get("class", ""),
-        ca=ca,
+        ca=options.get("ca", ""),
     )
 
 

@@ -6,7 +6,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -17,7 +17,7 @@ import pytest
 from annex_remote.errors import Unavailable
 from annex_remote.model import Access, Login, OpenAt, Store
 from annex_remote.stores import open_store
-from annex_remote.stores.wrappers import Watched
+from annex_remote.stores.wrappers import Marked, Measured, Retrying, Watched
 from tests.fakes import (
     Around,
     Corrupting,
@@ -294,6 +294,12 @@ def _around(wrap: Callable[[Store], Store], make: Maker = memory) -> Maker:
     return made
 
 
+def _marked(folder: Path, stack: ExitStack) -> Subject:
+    subject = memory(folder, stack)
+    subject.plant(MARKER, b"marker")
+    return replace(subject, store=Marked(subject.store, MARKER))
+
+
 def _set() -> threading.Event:
     event = threading.Event()
     event.set()
@@ -323,6 +329,9 @@ KINDS: dict[str, Maker] = {
     "web": web,
     # Wrappers of the program.
     "watched": _around(lambda store: Watched(store, 30.0)),
+    "retrying": _around(Retrying),
+    "measured": _around(Measured),
+    "marked": _marked,
     "watched-directory": _around(lambda store: Watched(store, 30.0), directory_with_marker),
     # Fakes that do nothing wrong: what goes wrong with them elsewhere is what they were told to do.
     "around": _around(Around),
