@@ -6,7 +6,6 @@ without credentials. What requests and urllib3 raise is translated here and nowh
 
 from __future__ import annotations
 
-import errno
 import re
 import socket
 import ssl
@@ -17,20 +16,15 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException, IncompleteRead
 from http.cookiejar import DefaultCookiePolicy
-from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from annex_remote.errors import (
     BadSetting,
     Busy,
-    Damaged,
     Denied,
     Full,
     NotFound,
@@ -39,16 +33,13 @@ from annex_remote.errors import (
     Unavailable,
 )
 from annex_remote.model import ByteStream, OpenAt
+from annex_remote.stores.http_wire import Adapter, Body, Session, SourceFailedError
 
 __all__ = ["Answer", "Auth", "Client", "failure", "retry_after"]
 
 CONNECT = 10.0
 """Seconds that a server has to take a connection."""
 
-_CONNECTIONS = 32
-"""Idle connections that are kept; more are opened when more threads ask at once."""
-_PIECE = 64 << 10
-"""Bytes that are handed to the system at once: each has `patience` seconds to go out."""
 _READ = 256 << 10
 _MOST = 64 << 20
 """Bytes of an answer that is not a share, at most."""
@@ -107,9 +98,9 @@ class Client:
         self._meaning = meaning or failure
         self._patience = patience
         self._timeout = (min(CONNECT, patience), patience)
-        self._session = _Session()
-        self._session.mount("https://", _Adapter(patience))
-        self._session.mount("http://", _Adapter(patience))
+        self._session = Session()
+        self._session.mount("https://", Adapter(patience))
+        self._session.mount("http://", Adapter(patience))
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self._session.headers.update({"User-Agent": "git-annex-remote-swarm", "Accept-Encoding": "identity"})
         # Proxies and certificates of the environment are looked up once. What requests would look up for each
@@ -159,13 +150,13 @@ class Client:
         What the source raises passes through. Raises `Damaged` if it has fewer bytes than that, or more, unless
         `is_part` says that it goes on; and as `ask`.
         """
-        body = _Body(open_at, start, size, is_part)
+        body = Body(open_at, start, size, is_part)
         if not size:  # requests would announce nothing, and send it in chunks
             body.check_empty()
         try:
             with self._open(method, path, doing, params, headers, body if size else b"") as response:
                 answer = self._read(response, doing)
-        except _SourceFailedError as failed:
+        except SourceFailedError as failed:
             raise failed.error from None
         if answer.status not in ok:
             raise self._meaning(answer, doing)
@@ -262,7 +253,7 @@ class Client:
         doing: str,
         params: Mapping[str, str] | None,
         headers: Mapping[str, str] | None,
-        data: bytes | _Body,
+        data: bytes | Body,
     ) -> requests.Response:
         """Send a request, and follow what the answer leads to; return the last answer, its body not yet read."""
         url, auth, shown = self.origin + path, self._auth, self.origin
@@ -311,7 +302,7 @@ class Client:
         doing: str,
         params: Mapping[str, str] | None,
         headers: Mapping[str, str] | None,
-        data: bytes | _Body,
+        data: bytes | Body,
         auth: Auth,
     ) -> requests.Response:
         try:
@@ -453,68 +444,6 @@ def _number(text: str) -> int | None:
     return int(text) if _NUMBER.match(text) else None
 
 
-class _SourceFailedError(Exception):
-    """Carries an error of what is being sent past those who would take it for one of the connection."""
-
-    def __init__(self, error: BaseException) -> None:
-        super().__init__("the source failed")
-        self.error = error
-
-
-class _Body:
-    """What is sent: a source's bytes, counted, in pieces small enough for a slow line; may be sent again."""
-
-    def __init__(self, open_at: OpenAt, start: int, size: int, is_part: bool) -> None:
-        self._open_at = open_at
-        self._start = start
-        self._size = size
-        self._is_part = is_part
-
-    def __len__(self) -> int:
-        return self._size
-
-    def __iter__(self) -> Iterator[bytes | memoryview]:
-        try:
-            yield from self._pieces()
-        except GeneratorExit:
-            raise
-        except BaseException as error:
-            raise _SourceFailedError(error) from error
-
-    def check_empty(self) -> None:
-        """Raise `Damaged` if a source of which nothing was announced gives something."""
-        if not self._is_part and any(map(len, self._open_at(self._start))):
-            raise Damaged("the source gave more bytes than the 0 announced")
-
-    def _pieces(self) -> Iterator[bytes | memoryview]:
-        left = self._size
-        pieces = iter(self._open_at(self._start))
-        for piece in pieces:
-            if len(piece) >= left:
-                # The last byte makes it whole for the server: it goes only when the source has proved right.
-                yield from _cut(self._last(piece, left, pieces))
-                return
-            left -= len(piece)
-            yield from _cut(piece)
-        raise Damaged(f"the source gave fewer bytes than the {self._start + self._size} announced")
-
-    def _last(
-        self, piece: bytes | memoryview, left: int, pieces: Iterator[bytes | memoryview]
-    ) -> bytes | memoryview:
-        if self._is_part:
-            return piece[:left]
-        kept = bytes(piece)  # the source may use its buffer again
-        if len(kept) > left or any(map(len, pieces)):
-            raise Damaged(f"the source gave more bytes than the {self._start + self._size} announced")
-        return kept
-
-
-def _cut(piece: bytes | memoryview) -> Iterator[memoryview]:
-    view = memoryview(piece)
-    for at in range(0, len(view), _PIECE):
-        yield view[at : at + _PIECE]
-
-
 class _Bytes:
     """A `ByteStream` of bytes that are here already."""
 
@@ -560,57 +489,3 @@ class _Stream:
     def __exit__(self, *_: object) -> None:
         # At its end, the connection has gone back to the pool by itself, and closing does nothing.
         self._response.close()
-
-
-class _Session(requests.Session):
-    """Leaves redirects to `Client`: what requests does about them reads their whole answers into memory."""
-
-    def get_redirect_target(self, resp: requests.Response) -> str | None:
-        return None
-
-
-def _patient(kind: type[Any], patience: float) -> type[Any]:
-    """Return a kind of connection that has `patience` seconds to take each piece that is sent.
-
-    urllib3 would give it as many as for connecting.
-    """
-
-    class Patient(kind):  # type: ignore[misc] # one of two classes
-        def send(self, data: Any) -> None:
-            if self.sock is None:
-                self.connect()
-            self.sock.settimeout(patience)
-            try:
-                super().send(data)
-            except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
-                # Without TLS it would be this one, upon which urllib3 looks whether there is an answer already.
-                raise BrokenPipeError(errno.EPIPE, "the server has left") from error
-
-        def getresponse(self) -> Any:
-            # Some servers (Ceph's) send the head of an answer by itself, and the rest when that is acknowledged:
-            # for which Linux would take its time, 40 ms.
-            if hasattr(socket, "TCP_QUICKACK"):
-                self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-            return super().getresponse()
-
-    return Patient
-
-
-class _Adapter(HTTPAdapter):
-    """Connections for many threads, none of which is asked twice."""
-
-    def __init__(self, patience: float) -> None:
-        self._pools = {
-            "http": type("Pool", (HTTPConnectionPool,), {"ConnectionCls": _patient(HTTPConnection, patience)}),
-            "https": type("Pool", (HTTPSConnectionPool,), {"ConnectionCls": _patient(HTTPSConnection, patience)}),
-        }
-        super().__init__(pool_connections=4, pool_maxsize=_CONNECTIONS, max_retries=0)
-
-    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
-        super().init_poolmanager(*arguments, **options)
-        self.poolmanager.pool_classes_by_scheme = self._pools
-
-    def proxy_manager_for(self, *arguments: Any, **options: Any) -> Any:
-        manager = super().proxy_manager_for(*arguments, **options)
-        manager.pool_classes_by_scheme = self._pools
-        return manager

@@ -497,13 +497,16 @@ def test_a_password_is_for_one_account_alone(near: Near, opened: Opener, tmp_pat
 
 
 def test_nobody_is_ever_asked(near: Near, opened: Opener, tmp_path: Path) -> None:
+    """ssh is the first of a session of its own, which has no terminal."""
     said = tmp_path / "said"
     near.be(
-        f'(echo "$*"; echo "$SSH_ASKPASS_REQUIRE"; (: < /dev/tty) 2>/dev/null && echo terminal) > {said}; exit 255'
+        f'(echo "$*"; echo "$SSH_ASKPASS_REQUIRE"; echo $$; cut -d " " -f 6,7 /proc/$$/stat) > {said}; exit 255'
     )
     refused(lambda: opened(near.address).stat(NAME))
-    assert "-oBatchMode=yes" in said.read_text()
-    assert said.read_text().splitlines()[1:] == ["never"]
+    options, asked_by, process, session_and_terminal = said.read_text().splitlines()
+    assert "-oBatchMode=yes" in options
+    assert asked_by == "never"
+    assert session_and_terminal == f"{process} 0"
 
 
 # Connections.
