@@ -216,39 +216,40 @@ def _set_in_environment(stack: ExitStack, variables: Mapping[str, str]) -> None:
         patch.setenv(name, value)
 
 
-def _over_rclone(folder: Path, stack: ExitStack, configuration: str, path: str) -> Store:
+def _over_rclone(stack: ExitStack, path: str) -> Store:
+    """Open a store by a remote of the one configuration that rclone, which runs for the whole process, knows."""
     require("rclone")
-    file = folder / "rclone.conf"
-    file.write_text(f"[remote]\n{configuration}")
-    _set_in_environment(stack, {"RCLONE_CONFIG": str(file)})
-    return open_store(f"rclone:remote:{path}")
-
-
-def rclone_to_a_folder(folder: Path, stack: ExitStack) -> Subject:
-    root = folder / "store"
-    store = _over_rclone(folder, stack, "type = local\n", str(root))
-    return Subject(store, _planting_in(root), replaces_in_steps=True)
-
-
-def rclone_to_webdav(folder: Path, stack: ExitStack) -> Subject:
-    server, place = shared.server(_open_nginx), shared.place()
-    store = _over_rclone(folder, stack, f"type = webdav\nurl = {server.url}\nvendor = other\n", place)
-    return Subject(store, _planting_in(server.root / place), replaces_in_steps=True)
+    server, bucket = shared.server(_open_nginx), shared.server(rgw)
+    configuration = server.folder / "rclone.conf"
+    if not configuration.exists():
+        configuration.write_text(
+            "[folder]\ntype = local\n"
+            f"[dav]\ntype = webdav\nurl = {server.url}\nvendor = other\n"
+            f"[s3]\ntype = s3\nprovider = Ceph\nendpoint = {bucket.url}\nregion = {bucket.region}\n"
+            f"access_key_id = {bucket.keys.access_key}\nsecret_access_key = {bucket.keys.secret_key}\n"
+        )
+    _set_in_environment(stack, {"RCLONE_CONFIG": str(configuration)})
+    return open_store(f"rclone:{path}")
 
 
 def _open_nginx(folder: Path) -> WebServer:
     return nginx_dav(folder)
 
 
-def rclone_to_s3(folder: Path, stack: ExitStack) -> Subject:
-    server, bucket = shared.server(rgw), shared.place()
-    server.create_bucket(bucket)
-    configuration = (
-        f"type = s3\nprovider = Ceph\nendpoint = {server.url}\nregion = {server.region}\n"
-        f"access_key_id = {server.keys.access_key}\nsecret_access_key = {server.keys.secret_key}\n"
-    )
-    store = _over_rclone(folder, stack, configuration, f"{bucket}/annex")
-    return Subject(store, _planting_in_bucket(server, bucket))
+def rclone_to_a_folder(folder: Path, stack: ExitStack) -> Subject:
+    root = folder / "store"
+    return Subject(_over_rclone(stack, f"folder:{root}"), _planting_in(root), replaces_in_steps=True)
+
+
+def rclone_to_webdav(_: Path, stack: ExitStack) -> Subject:
+    root = shared.server(_open_nginx).root / shared.place()
+    return Subject(_over_rclone(stack, f"dav:{root.name}"), _planting_in(root), replaces_in_steps=True)
+
+
+def rclone_to_s3(_: Path, stack: ExitStack) -> Subject:
+    server = shared.server(rgw)
+    bucket = server.create_bucket(shared.place())
+    return Subject(_over_rclone(stack, f"s3:{bucket}/annex"), _planting_in_bucket(server, bucket))
 
 
 def web(_: Path, __: ExitStack) -> Subject:
