@@ -105,7 +105,7 @@ class Chunking:
             doubt = self._assemble(folder, headers, doing)
         except BaseException:
             with suppress(SwarmError):
-                self._client.ask("DELETE", folder, "tidying up", ok=(200, 204, 404))
+                self._client.ask("DELETE", folder, "tidying up", headers=headers, ok=(200, 204, 404))
             raise
         if doubt is not None:
             self._wait(folder, target, size, doing, doubt)

@@ -42,6 +42,8 @@ _DONE = (200, 201, 202, 204)
 _IN_THE_WAY = (403, 404, 409, 412, 423, 500)
 """What servers say to a move when its folder is missing, or somebody else moves to the same name just then."""
 _CANNOT = (405, 501)
+_ELSEWHERE = (400, 502)
+"""Said of a destination that is another server's, as that one sees it: it may stand behind one that ends TLS."""
 _UNSURE = (408, 502, 504, 522, 524)
 """Said by who stands in front of a server and has waited long enough."""
 _MOVES = 8
@@ -97,6 +99,9 @@ class WebDavStore:
         self._made: set[str] = set()
         """Folders that are known to be there, as quoted paths."""
         self._swept = False
+        inside = client.origin.replace("https:", "http:", 1)
+        self._destinations: Sequence[str] = tuple(dict.fromkeys((client.origin, inside, "")))
+        """What may stand before the path that something is moved to; one is left when that has worked."""
         self._moves = True
         """False once the server has said that it cannot move."""
 
@@ -145,9 +150,10 @@ class WebDavStore:
         answer = self._move(part, target, doing)
         if answer.status in _DONE:
             return True
-        if answer.status not in _UNSURE:
+        cannot = answer.status in _CANNOT or (len(self._destinations) > 1 and answer.status in _ELSEWHERE)
+        if cannot or answer.status not in _UNSURE:
             self._discard(part)
-        if answer.status in _CANNOT:
+        if cannot:
             return False
         raise failure(answer, doing)
 
@@ -163,7 +169,10 @@ class WebDavStore:
             raise
 
     def _send(self, path: str, size: int, source: _Source, doing: str) -> None:
-        self._client.send("PUT", path, doing, size, source, ok=_DONE)
+        answer = self._client.send("PUT", path, doing, size, source, ok=(*_DONE, 409))
+        if answer.status == 409:  # its folder has gone, and is made again when this is tried again
+            self._made.discard(_folder(path))
+            raise Unavailable(str(failure(answer, doing)), passing=True)
         self._require_size(path, size, doing)
 
     def _raise_if_full(self, size: int, doing: str, error: Unavailable) -> None:
@@ -185,9 +194,14 @@ class WebDavStore:
 
     def _move(self, part: str, target: str, doing: str) -> Answer:
         """Give the file at `part` its name; return the last answer, whatever it says."""
-        headers = {"Destination": self._client.origin + target, "Overwrite": "T"}
         for _ in range(_MOVES):
-            answer = self._client.ask("MOVE", part, doing, headers=headers, ok=range(200, 600))
+            for before in self._destinations:
+                headers = {"Destination": before + target, "Overwrite": "T"}
+                answer = self._client.ask("MOVE", part, doing, headers=headers, ok=range(200, 600))
+                if answer.status in _DONE:
+                    self._destinations = (before,)
+                if answer.status not in _ELSEWHERE:
+                    break
             if answer.status not in _IN_THE_WAY:
                 break
             self._made.discard(_folder(target))
@@ -219,8 +233,11 @@ class WebDavStore:
         return members[0].size
 
     def delete(self, name: str) -> None:
-        with suppress(NotFound):
-            self._client.ask("DELETE", self._path(name), f"removing {name}", ok=(200, 202, 204))
+        path, doing = self._path(name), f"removing {name}"
+        answer = self._client.ask("DELETE", path, doing, ok=(200, 202, 204, 404, 409))
+        # nginx says 409 where a file stands in place of the folder: there is nothing below that.
+        if answer.status == 409 and self._size(path, doing) is not None:
+            raise failure(answer, doing)
 
     def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         doing = "listing"

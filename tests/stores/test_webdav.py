@@ -670,3 +670,16 @@ def test_a_source_of_another_size_leaves_nothing(opened: MakeStore, nginx: WebSe
         with pytest.raises(Damaged):
             store.put(NAME, announced, giving(DATA))
         assert files(nginx) == []
+
+
+@pytest.mark.parametrize("make", [nginx_dav, apache_dav])
+def test_behind_a_proxy_that_ends_tls(
+    opened: MakeStore, certificates: Certificates, tmp_path: Path, make: Callable[[Path], WebServer]
+) -> None:
+    """The server does not know its own address as its users know it, and is asked to move to that."""
+    with make(tmp_path / "dav") as server, Proxy(server.host, server.port, certificates.good) as front:
+        store = opened(front.url, f"/annex?ca={certificates.good.authority}")
+        for data in (DATA, b"short"):
+            keep(store, NAME, data)
+            assert read(store, NAME) == data
+        assert front.count("PUT") == 2
