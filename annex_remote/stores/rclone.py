@@ -46,8 +46,8 @@ _BEFORE_ANOTHER = {"alias", "crypt"}
 """Types of remotes that stand before another, and hand on to it, step by step, what they are told to do."""
 _DEEPEST = 8
 
-_PART = ".part"
-"""The folder where objects are written before they get their name."""
+_PART = "incoming"
+"""The folder where objects are written before they get their name. Not `.part`: Nextcloud refuses what ends so."""
 _PART_NAME = re.compile(r"[a-z2-7]{32}\.[a-z0-9]{1,12}\.[0-9a-f]{16}\Z")
 LEFTOVER_AGE = 86400.0
 """Seconds after which an object that an upload left behind is removed."""

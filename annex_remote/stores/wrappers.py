@@ -13,10 +13,10 @@ from typing import TypeVar
 from annex_remote.errors import Busy, NotFound, Unavailable
 from annex_remote.model import ByteStream, OpenAt, Store
 
-__all__ = ["Marked", "Measured", "Rates", "Retrying", "Watched"]
+__all__ = ["Around", "AroundStream", "Marked", "Measured", "Rates", "Retrying", "Watched"]
 
 
-class _Around:
+class Around:
     """A store around a store that changes nothing: the wrappers say only what they do otherwise."""
 
     def __init__(self, store: Store) -> None:
@@ -44,7 +44,7 @@ class _Around:
         self._store.close()
 
 
-class _AroundStream:
+class AroundStream:
     """A stream around a stream."""
 
     def __init__(self, stream: ByteStream) -> None:
@@ -67,7 +67,7 @@ CROWD_WAIT = 2.0
 """A store that owes this many answers, the oldest for so many seconds, gets no more: each takes a thread."""
 
 
-class Watched(_Around):
+class Watched(Around):
     """Does not ask a store that owes an answer for `stall` seconds already.
 
     A file system or server that hangs would otherwise take a thread, and `stall` seconds, of every object in
@@ -129,7 +129,7 @@ class Watched(_Around):
             return next(pieces, None)
 
 
-class _WatchedStream(_AroundStream):
+class _WatchedStream(AroundStream):
     def __init__(self, watched: Watched, stream: ByteStream) -> None:
         super().__init__(stream)
         self._watched = watched
@@ -144,7 +144,7 @@ MARKER_AGE = 60.0
 """Seconds for which a store that has shown its marker is taken to be the right one."""
 
 
-class Marked(_Around):
+class Marked(Around):
     """Believes "it is not here", and puts something there, only where the store's `marker` is.
 
     What a server shows may be the empty mount point of a disk, or somebody else's folder.
@@ -205,7 +205,7 @@ LONGEST_PAUSE = 8.0
 T = TypeVar("T")
 
 
-class Retrying(_Around):
+class Retrying(Around):
     """Asks again, a few times, after failures that pass: a connection cut, an internal error, "come later".
 
     Waits longer each time, by chance a little more or less, so that many who failed together do not come back
@@ -267,7 +267,7 @@ class Retrying(_Around):
         return self._again(self._store.space)
 
 
-class _ResumingStream(_AroundStream):
+class _ResumingStream(AroundStream):
     def __init__(self, retrying: Retrying, name: str, start: int, length: int | None) -> None:
         super().__init__(retrying.open(name, start, length))
         self._retrying = retrying
@@ -304,7 +304,7 @@ class Rates:
     up: float | None = None
 
 
-class Measured(_Around):
+class Measured(Around):
     """Sees how long reading and putting take; `rates` has what came of the last of each."""
 
     def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
@@ -334,7 +334,7 @@ class Measured(_Around):
             self.rates = replace(self.rates, first_byte=first, down=_rate(count, self._clock() - began))
 
 
-class _MeasuredStream(_AroundStream):
+class _MeasuredStream(AroundStream):
     def __init__(self, measured: Measured, stream: ByteStream, began: float) -> None:
         super().__init__(stream)
         self._measured = measured

@@ -17,6 +17,7 @@ import pytest
 from annex_remote.errors import Unavailable
 from annex_remote.model import Access, Login, OpenAt, Store
 from annex_remote.stores import open_store
+from annex_remote.stores.throttle import Bucket, Throttled
 from annex_remote.stores.wrappers import Marked, Measured, Retrying, Watched
 from tests.fakes import (
     Around,
@@ -332,6 +333,7 @@ KINDS: dict[str, Maker] = {
     "watched": _around(lambda store: Watched(store, 30.0)),
     "retrying": _around(Retrying),
     "measured": _around(Measured),
+    "throttled": _around(lambda store: Throttled(store, Bucket(1e12), Bucket(1e12))),
     "marked": _marked,
     "watched-directory": _around(lambda store: Watched(store, 30.0), directory_with_marker),
     # Fakes that do nothing wrong: what goes wrong with them elsewhere is what they were told to do.

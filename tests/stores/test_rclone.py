@@ -102,7 +102,7 @@ def until(what: Callable[[], object]) -> None:
 
 
 def parts(folder: Path) -> list[str]:
-    return sorted(path.name for path in (folder / ".part").glob("*"))
+    return sorted(path.name for path in (folder / "incoming").glob("*"))
 
 
 # Addresses.
@@ -795,7 +795,7 @@ def test_two_puts_of_one_name_do_not_meet(configure: Configure, tmp_path: Path) 
 
 
 def test_what_a_killed_upload_left_is_removed_a_day_later(local: Store, tmp_path: Path) -> None:
-    folder = tmp_path / "store" / ".part"
+    folder = tmp_path / "store" / "incoming"
     folder.mkdir(parents=True)
     old = time.time() - LEFTOVER_AGE - 60
     ours = NAME[3:] + ".0123456789abcdef"
