@@ -299,6 +299,17 @@ def test_a_put_whose_daemon_is_killed_leaves_nothing(local: Store, tmp_path: Pat
     assert read(local, NAME) == DATA
 
 
+def test_a_source_that_fails_leaves_nothing_at_all(local: Store, tmp_path: Path) -> None:
+    def failing(offset: int) -> Iterator[bytes]:
+        yield DATA[offset:]
+        raise EOFError
+
+    for _ in range(20):
+        with pytest.raises(EOFError):
+            local.put(NAME, len(DATA) + 1, failing)
+        assert parts(tmp_path / "store") == []
+
+
 def test_what_the_user_told_rclone_for_other_work_does_not_matter(
     local: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -616,6 +627,23 @@ def test_a_server_that_keeps_less_than_it_took_is_found_out(dav: Dav) -> None:
         keep(opened("it:annex"), NAME, DATA)
     assert raised.value.passing
     assert not [asked for asked in dav.asked if asked.startswith("MOVE")]
+
+
+def test_a_server_may_show_a_little_late_what_it_has(dav: Dav) -> None:
+    late = iter([False, True, True])  # rclone itself looks first
+
+    def look(answer: _Answer) -> None:
+        answer.take()
+        is_part = ".part/" in answer.path and not answer.path.endswith("/")
+        if is_part and next(late, False):
+            answer.say(404, b"")
+        else:
+            answer._answer_well()
+
+    dav.answers["PROPFIND"] = look
+    keep(opened("it:annex"), NAME, DATA)
+    assert next(late, None) is None
+    assert [asked for asked in dav.asked if asked.startswith("MOVE")]
 
 
 def test_a_server_that_says_nothing_is_given_up(dav: Dav) -> None:
