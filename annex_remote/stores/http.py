@@ -180,7 +180,7 @@ class Client:
         response = self._open("GET", path, doing, None, asked, b"")
         try:
             total, left = self._range(response, path, doing, start, length, headers)
-            if not left:
+            if left <= 0:
                 self._read_rest(response)
                 return _Bytes(total, b"")
             return _Stream(self, response, doing, total, left)

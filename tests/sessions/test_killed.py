@@ -111,7 +111,9 @@ def test_a_copy_that_is_killed(session: Session, laptop: Repository, desktop: Re
             assert session.shares() == []
         elif moments.random() < 0.5:
             laptop.run("git annex copy --to vault .")
-            assert len(session.shares()) == 5 * len(SIZES)
+            # What was stored well enough to be read is not sent again, though it may lack a share or two.
+            assert len(session.shares()) >= 5 * (len(SIZES) - stored) + 3 * stored
+            assert len({path.stem for path in session.shares()}) == len(SIZES)
             # Shares that were whole were not sent again.
             assert {path: path.stat().st_ino for path in kept} == kept
             assert check_claims(laptop, desktop) == len(SIZES)

@@ -66,6 +66,8 @@ class Subject:
     replaces_in_steps: bool = False
     """True for a server that takes a file away before it puts another one in its place: for a moment there is
     none, or one with the other's length. No store can mend that; a share that is wrong does not prove."""
+    threads: int = 24
+    """How many use it at once in a test; fewer for one that makes each request wait."""
 
 
 S = TypeVar("S", bound=Server)
@@ -239,12 +241,13 @@ def _open_nginx(folder: Path) -> WebServer:
 
 def rclone_to_a_folder(folder: Path, stack: ExitStack) -> Subject:
     root = folder / "store"
-    return Subject(_over_rclone(stack, f"folder:{root}"), _planting_in(root), replaces_in_steps=True)
+    return Subject(_over_rclone(stack, f"folder:{root}"), _planting_in(root))
 
 
 def rclone_to_webdav(_: Path, stack: ExitStack) -> Subject:
     root = shared.server(_open_nginx).root / shared.place()
-    return Subject(_over_rclone(stack, f"dav:{root.name}"), _planting_in(root), replaces_in_steps=True)
+    # rclone leaves 10 ms between two requests to a WebDAV server.
+    return Subject(_over_rclone(stack, f"dav:{root.name}"), _planting_in(root), replaces_in_steps=True, threads=6)
 
 
 def rclone_to_s3(_: Path, stack: ExitStack) -> Subject:

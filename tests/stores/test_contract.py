@@ -391,12 +391,12 @@ def test_every_share_has_a_name_that_stands(store: Store) -> None:
 
 
 def test_many_threads_at_once(subject: Subject) -> None:
-    """Each of 24 threads has a name of its own, and all fight for one: nobody ever sees half of anything."""
-    store = subject.store
-    versions = [bytes([which]) * (5_000 + 1_111 * which) for which in range(24)]
+    """Each of the threads has a name of its own, and all fight for one: nobody ever sees half of anything."""
+    store, threads = subject.store, subject.threads
+    versions = [bytes([which]) * (5_000 + 1_111 * which) for which in range(threads)]
     shared = "ee/ee" + "5" * 30 + ".0"
     keep(store, shared, versions[0])
-    start = threading.Barrier(24)
+    start = threading.Barrier(threads)
 
     def work(which: int) -> None:
         name = str(ShareName("dd" + "4" * 30, which))
@@ -416,11 +416,11 @@ def test_many_threads_at_once(subject: Subject) -> None:
             assert store.stat(name) is None
         keep(store, name, versions[which])
 
-    for run in [Run(partial(work, which)) for which in range(24)]:
+    for run in [Run(partial(work, which)) for which in range(threads)]:
         run.join()
     assert read(store, shared) in versions
     assert listed(store, "dd") == sorted(
-        (str(ShareName("dd" + "4" * 30, which)), len(versions[which])) for which in range(24)
+        (str(ShareName("dd" + "4" * 30, which)), len(versions[which])) for which in range(threads)
     )
 
 
