@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from annex_remote.capability import Capability
 from annex_remote.credentials import address_variable, environment_login, login_variables
 from annex_remote.errors import BadSetting, SwarmError
-from annex_remote.grid import Grid, store_overrides
+from annex_remote.grid import Grid
 from annex_remote.model import Login
 from annex_remote.settings import read_settings
 
@@ -142,15 +142,12 @@ def _why(remote: str, answer: subprocess.CompletedProcess[bytes]) -> str:
 
 def open_grid(told: Consulted) -> Grid:
     """Return the grid that was told about; raises `BadSetting` if it is not configured as one."""
-    settings = read_settings(told.config)
-    if settings.verify_key is None:
-        raise BadSetting("this remote has no verify-key: it was not made by git annex initremote")
-    return Grid(
-        settings,
-        settings.verify_key,
+    return Grid.configured(
+        read_settings(told.config),
         told.capability,
+        git_dir=told.git_dir,
+        name=told.name,
         cache=told.cache,
-        overrides=store_overrides(told.git_dir, told.name),
         logins=lambda name: environment_login(name) or told.logins.get(name),
     )
 

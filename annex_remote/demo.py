@@ -40,6 +40,7 @@ class _Stage:
             **os.environ,
             "PATH": os.pathsep.join([*programs, os.environ.get("PATH", "")]),
             "HOME": str(folder),
+            "XDG_STATE_HOME": str(folder / "state"),
             "GIT_AUTHOR_NAME": "demo",
             "GIT_AUTHOR_EMAIL": "demo@localhost",
             "GIT_COMMITTER_NAME": "demo",

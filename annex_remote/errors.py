@@ -5,6 +5,7 @@
     SwarmError                  everything below; str() is one sentence for the user
     ├── StoreError              a store said no, or said nothing
     │   ├── NotFound            proved absence: ENOENT, 404, NoSuchKey; nothing else
+    │   ├── Exists              the name is taken, and was to be put only if it is not
     │   ├── Denied              the store is there and refuses us; `wants_login` if a login, or another
     │   │                       one, is what it wants
     │   ├── Full                no space or no quota left
@@ -29,6 +30,7 @@ __all__ = [
     "Cancelled",
     "Damaged",
     "Denied",
+    "Exists",
     "Full",
     "NoCapability",
     "NotEnough",
@@ -49,6 +51,10 @@ class StoreError(SwarmError):
 
 class NotFound(StoreError):
     """The store answered, and it does not have this name."""
+
+
+class Exists(StoreError):
+    """The store has this name already, and nothing was changed: it was to be put only where nothing is."""
 
 
 class Denied(StoreError):

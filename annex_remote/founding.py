@@ -27,7 +27,7 @@ from annex_remote.grid import Found, Grid, Logins, create_stores, read_roster, u
 from annex_remote.model import Access
 from annex_remote.protocol.jobs import Job
 from annex_remote.roster import WAITING, StoreEntry, first_roster, grid_id, marker_number, roster_serial
-from annex_remote.settings import Settings, read_settings
+from annex_remote.settings import Settings, check_places, read_settings
 from annex_remote.shares.crypto import Cipher
 from annex_remote.stores import check_address, is_far, open_store
 from annex_remote.transfer.sites import Notes, shares
@@ -68,14 +68,7 @@ def initialise(job: Job) -> None:
 def _checked(settings: Settings) -> Settings:
     """Bring addresses into their one form, in which two that are the same place look the same."""
     stores = tuple(replace(store, address=check_address(store.address)) for store in settings.stores)
-    seen: dict[str, str] = {}
-    for store in stores:
-        if store.address in seen:
-            raise BadSetting(
-                f"stores: {seen[store.address]} and {store.name} are the same place, {store.address}; "
-                f"to keep two shares there write {store.name}*2={store.address}"
-            )
-        seen[store.address] = store.name
+    check_places(stores)
     return replace(settings, stores=stores)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,10 @@ from typing import Any
 
 from annex_remote.capability import Capability
 from annex_remote.errors import BadSetting, Damaged, Denied, NoCapability, NotFound, SwarmError, Unavailable
+from annex_remote.limits import DEFAULT_CONNECTIONS, PRICE_UNIT
 from annex_remote.model import Access, Login, Store
+from annex_remote.overrides import Overrides, read_overrides
+from annex_remote.records import KeptBook
 from annex_remote.roster import (
     ACTIVE,
     FAR_COST,
@@ -38,7 +40,10 @@ from annex_remote.roster import (
 )
 from annex_remote.settings import Settings
 from annex_remote.stores import is_far, is_read_only, open_store
-from annex_remote.stores.wrappers import Watched
+from annex_remote.stores.stack import Stack
+from annex_remote.stores.state import state_path
+from annex_remote.transfer.figures import Book
+from annex_remote.transfer.gate import Gate
 from annex_remote.transfer.sites import Notes, Site, ask_all, explain
 
 __all__ = [
@@ -47,7 +52,6 @@ __all__ = [
     "Logins",
     "create_stores",
     "read_roster",
-    "store_overrides",
     "usual_cost",
     "wants_login",
 ]
@@ -94,9 +98,9 @@ class Found:
 class Grid:
     """Thread safe. `verify_key` proves everything that comes from a store; `capability` may be None.
 
-    `cache` is the file that keeps the newest roster, None for none. `overrides` maps a store's name to where
-    this clone finds it. `found` is a roster that was read already. `logins` is asked whenever a store is used:
-    what it says may change.
+    `cache` is the file that keeps the newest roster, None for none. `overrides` is what this clone sees otherwise
+    than the roster and the settings say. `found` is a roster that was read already. `logins` is asked whenever a
+    store is used: what it says may change.
     """
 
     def __init__(
@@ -106,7 +110,7 @@ class Grid:
         capability: Capability | None,
         *,
         cache: str | None = None,
-        overrides: Mapping[str, str] | None = None,
+        overrides: Overrides | None = None,
         found: Found | None = None,
         logins: Logins = _nobody,
         opener: StoreOpener = open_store,
@@ -116,13 +120,25 @@ class Grid:
         self.capability = capability
         self.id = grid_id(verify_key)
         self._cache = cache
-        self._overrides = dict(overrides or {})
+        self._overrides = overrides or Overrides()
+        up, down = self._overrides.upload_limit, self._overrides.download_limit
+        self.upload_limit = settings.upload_limit if up is None else up
+        self.download_limit = settings.download_limit if down is None else down
+        """What holds here for all stores together."""
+        self._figures: KeptBook | None = None
+        self._stack = Stack(
+            self.id,
+            settings.stall,
+            up=self.upload_limit,
+            down=self.download_limit,
+        )
         self._logins = logins
         self._opener = opener
         self._lock = threading.Lock()
         self._refreshing = threading.Lock()
         """Held while the stores are asked: jobs that start together ask once."""
-        self._stores: dict[tuple[str, str | None, Access], Store] = {}
+        self._stores: dict[tuple[object, ...], Store] = {}
+        self._gates: dict[tuple[str, int], Gate] = {}
         self._sealed: bytes | None = None
         self._looked_at: float | None = None
         self._roster = self._from_cache() or first_roster(
@@ -130,6 +146,26 @@ class Grid:
         )
         if found is not None:
             self._take_up(found)
+
+    @classmethod
+    def configured(
+        cls,
+        settings: Settings,
+        capability: Capability | None,
+        *,
+        git_dir: str,
+        name: str | None,
+        cache: str,
+        logins: Logins,
+    ) -> Grid:
+        """Return the grid of the remote `name` as it is set up in the repository at `git_dir`.
+
+        Raises `BadSetting` if the remote was never made, or git's configuration says what cannot be.
+        """
+        if settings.verify_key is None:
+            raise BadSetting("this remote has no verify-key: it was not made by git annex initremote")
+        overrides = read_overrides(git_dir, name)
+        return cls(settings, settings.verify_key, capability, cache=cache, overrides=overrides, logins=logins)
 
     @property
     def roster(self) -> Roster:
@@ -148,16 +184,23 @@ class Grid:
                 f"the list of this remote's stores is not known here, and none of the first ones shows it: {first}"
             )
 
+    def local(self, entry: StoreEntry) -> StoreEntry:
+        """Return the store as this clone sees it, with what git's configuration says instead."""
+        return self._overrides.of(entry)
+
     def address(self, entry: StoreEntry) -> str:
         """Return where this clone finds the store."""
-        return self._overrides.get(entry.name, entry.address)
+        return self.local(entry).address
 
     def store(self, entry: StoreEntry) -> Store:
         """Return the open store of an entry; raises `BadSetting` if its address cannot be used here."""
-        place = self.address(entry), marker_name(self.id, entry), self._access(entry)
+        here = self.local(entry)
+        access = self._access(entry)
+        place = here.name, here.address, here.limit, here.max_bytes, marker_name(self.id, entry), access
         with self._lock:
             if place not in self._stores:
-                self._stores[place] = Watched(self._opener(*place), self.settings.stall)
+                opened = self._opener(here.address, marker_name(self.id, entry), access)
+                self._stores[place] = self._stack.around(opened, here)
             return self._stores[place]
 
     def login(self, name: str) -> Login | None:
@@ -175,16 +218,47 @@ class Grid:
     def sites(self) -> list[Site]:
         """Return the place of every share number that a store may keep a share of."""
         return [
-            Site(number, entry.name, self._store_or_reason(entry), entry.cost, entry.zone, entry.state == ACTIVE)
+            Site(
+                number,
+                here.name,
+                self._store_or_reason(entry),
+                here.cost,
+                here.zone,
+                here.state == ACTIVE,
+                price=here.price / PRICE_UNIT,
+                connections=here.connections or DEFAULT_CONNECTIONS,
+                gate=self._gate(here.name, here.connections or DEFAULT_CONNECTIONS),
+            )
             for entry in self.roster.readable
-            for number in entry.numbers
+            for here in [self.local(entry)]
+            for number in here.numbers
         ]
+
+    def _gate(self, name: str, connections: int) -> Gate:
+        """Return the one gate to a store, for all work of this process."""
+        with self._lock:
+            return self._gates.setdefault((name, connections), Gate(connections))
 
     def _store_or_reason(self, entry: StoreEntry) -> Store:
         try:
             return self.store(entry)
         except SwarmError as error:
             return _Unusable(error)
+
+    @property
+    def book(self) -> Book:
+        """How the stores have answered so far, to this clone or another one of this user on this machine."""
+        return self._kept_book().book
+
+    def keep_book(self) -> None:
+        """Keep what the book has learned for the next process; never raises, and does it once a second at most."""
+        self._kept_book().keep()
+
+    def _kept_book(self) -> KeptBook:
+        with self._lock:
+            if self._figures is None:
+                self._figures = KeptBook(state_path("figures", self.id))
+            return self._figures
 
     # The roster.
 
@@ -304,17 +378,17 @@ class Grid:
             if old is not None and old < serial - 1:
                 store.delete(name)
 
-    def change(self, roster: Roster, *, force: bool = False) -> dict[str, Exception]:
+    def change(self, roster: Roster, *, force: bool = False, asked: bool = False) -> dict[str, Exception]:
         """Sign a next roster and put it on its stores; return the stores that could not take it.
 
         More than half of the stores must take it, so that of two clones that change the stores at once, or
         while they see different halves of them, one is told; `force` does without, for a grid in ruins. Raises
         `NoCapability` without the full capability, and `Unavailable`, the latter before anything is signed if
-        the stores that have the present roster are too few.
+        the stores that have the present roster are too few; `asked`: `check_changeable` was called already.
         """
         if self.capability is None:
             raise NoCapability("this clone has no capability: set SWARM_CAPABILITY to the full one and try again")
-        if self.is_known and not force:
+        if self.is_known and not force and not asked:
             self.check_changeable()
         sealed = seal_roster(roster, self.capability)
         gifts = {entry.name: partial(self._give, entry, roster.serial, sealed) for entry in roster.readable}
@@ -431,24 +505,3 @@ def _refuse_other_grid(store: Store, grid_identity: str) -> None:
                 "it holds the shares of another grid already: name a place of its own for a new one, or set "
                 "SWARM_CAPABILITY to that grid's capability to take part in it"
             )
-
-
-def store_overrides(git_dir: str, remote_name: str | None) -> dict[str, str]:
-    """Return where this clone finds stores, from ``git config remote.NAME.swarm-store-STORE ADDRESS``."""
-    if not remote_name:
-        return {}
-    prefix = f"remote.{remote_name}.swarm-store-"
-    listing = subprocess.run(
-        ["git", "--git-dir", git_dir, "config", "--null", "--list"],
-        capture_output=True,
-        stdin=subprocess.DEVNULL,
-        check=False,
-        timeout=30,
-    )
-    overrides = {}
-    for item in listing.stdout.decode("utf-8", "surrogateescape").split("\0"):
-        key, _, value = item.partition("\n")
-        # git folds the case of the last part of a key; the section's name keeps it.
-        if key.startswith(prefix) and value:
-            overrides[key.removeprefix(prefix)] = value
-    return overrides

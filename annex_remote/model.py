@@ -124,11 +124,15 @@ class Store(Protocol):
     Every verb may raise `Denied`, `Busy` or `Unavailable`. Names pass `check_name`.
     """
 
-    def put(self, name: str, size: int, open_at: OpenAt) -> None:
+    def put(self, name: str, size: int, open_at: OpenAt, *, fresh: bool = False) -> None:
         """Store `size` bytes under `name`: visible whole or not at all, durable when this returns.
 
-        Replaces what was there. Raises `Full`; what `open_at`'s iterator raises passes through, and
-        nothing is left behind. Raises `Damaged` when the source yields more or fewer bytes than `size`.
+        Replaces what was there. With `fresh` that raises `Exists`, and nothing is changed: in one step where
+        the kind can do that, else it is looked for before (docs/stores.md). Who asks again because an answer
+        was lost may be told so of what the first attempt put there.
+
+        Raises `Full`; what `open_at`'s iterator raises passes through, and nothing is left behind. Raises
+        `Damaged` when the source yields more or fewer bytes than `size`.
         """
 
     def read(self, name: str, start: int = 0, length: int | None = None) -> ByteStream:

@@ -7,6 +7,7 @@ every command, and the user waits for it.
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from annex_remote.capability import Capability
     from annex_remote.grid import Grid
     from annex_remote.model import Login
+    from annex_remote.records import KeptTrace
+    from annex_remote.roster import Roster
     from annex_remote.transfer.sites import Notes, Site
 
 __all__ = ["SwarmRemote"]
@@ -50,11 +53,12 @@ class SwarmRemote:
         self._capability: Capability | None = None
         self._unusable: SwarmError | None = None
         self._cache = ""
+        self._kept: KeptTrace | None = None
         self._git_dir = ""
         self._name: str | None = None
         self._logins: dict[str, Login] = {}
-        self._logins_asked: dict[str, str] = {}
-        """Stores whose login git-annex was asked for, whether it had one or not, and the host it was asked for."""
+        self._learned: Roster | None = None
+        """The roster for whose stores git-annex was asked for logins."""
 
     def list_configs(self) -> Sequence[tuple[str, str]]:
         return [(setting.name, setting.description) for setting in SETTINGS]
@@ -108,39 +112,35 @@ class SwarmRemote:
         return grid
 
     def _learn_logins(self, job: Job, grid: Grid) -> None:
-        """Ask git-annex for the logins of the stores that it was not asked about before."""
-        from annex_remote.credentials import host_of, store_logins
+        """Ask git-annex for the logins of the stores of a roster that it was not asked about before."""
+        roster = grid.roster
+        if roster is self._learned:
+            return
+        from annex_remote.credentials import store_logins
 
         with self._lock:
-            addresses = {entry.name: grid.address(entry) for entry in grid.roster.readable}
-            new = {
-                name: address
-                for name, address in addresses.items()
-                if is_far(address) and self._logins_asked.get(name) != host_of(address)
-            }
-            for name in new:
-                self._logins.pop(name, None)
-            self._logins.update(store_logins(job, new))
-            self._logins_asked.update({name: host_of(address) for name, address in new.items()})
+            if roster is self._learned:  # another job was here first
+                return
+            addresses = {entry.name: grid.address(entry) for entry in roster.readable}
+            self._logins = store_logins(job, {name: each for name, each in addresses.items() if is_far(each)})
+            self._learned = roster
 
     def _opened_grid(self) -> Grid:
         with self._lock:
             if self._grid is None:
                 if self._unusable is not None or self._settings is None:
                     raise self._unusable or BadSetting("the remote was not prepared")
-                if self._settings.verify_key is None:
-                    raise BadSetting("this remote has no verify-key: it was not made by git annex initremote")
                 from annex_remote import allocator
-                from annex_remote.grid import Grid, store_overrides
+                from annex_remote.grid import Grid
 
                 allocator.settle()
-                self._grid = Grid(
+                self._grid = Grid.configured(
                     self._settings,
-                    self._settings.verify_key,
                     self._capability,
+                    git_dir=self._git_dir,
+                    name=self._name,
                     cache=self._cache,
-                    overrides=store_overrides(self._git_dir, self._name),
-                    logins=self._logins.get,
+                    logins=lambda name: self._logins.get(name),
                 )
             return self._grid
 
@@ -201,7 +201,7 @@ class SwarmRemote:
             sites=grid.sites(),
             stall=grid.settings.stall,
             notes=notes,
-            progress=_Progress(job),
+            progress=_Progress(job, _size_of(key)),
             cancelled=job.cancelled,
         )
         try:
@@ -235,8 +235,10 @@ class SwarmRemote:
 
     def _download(self, job: Job, key: str, path: str, notes: Notes) -> None:
         from annex_remote.transfer.download import Download
+        from annex_remote.transfer.trace import Trace
 
         grid, capability = self._readable(job)
+        trace = Trace()
         download = Download(
             annex_key=key,
             path=path,
@@ -246,11 +248,25 @@ class SwarmRemote:
             sites=grid.sites(),
             stall=grid.settings.stall,
             notes=notes,
-            progress=_Progress(job),
+            progress=_Progress(job, _size_of(key)),
             cancelled=job.cancelled,
+            book=grid.book,
+            trace=trace,
         )
-        with _reading_files():
-            download.run()
+        try:
+            with _reading_files():
+                download.run()
+        finally:
+            self._last_download().keep(trace)
+            grid.keep_book()
+
+    def _last_download(self) -> KeptTrace:
+        from annex_remote.records import KeptTrace, trace_path
+
+        with self._lock:
+            if self._kept is None:
+                self._kept = KeptTrace(trace_path(self._cache))
+            return self._kept
 
     def check_present(self, job: Job, key: str) -> bool:
         try:
@@ -413,16 +429,26 @@ def _reading_files() -> Iterator[None]:
         raise SwarmError(f"{error.filename or 'the local file'}: {error.strerror or error}") from error
 
 
-class _Progress:
-    """Passes progress on some times a second: enough for git-annex's display and its stall detection."""
+def _size_of(key: str) -> int | None:
+    """Return the size in bytes that a key's name tells, if it does: ``BACKEND-s123--name``."""
+    found = re.match(r"[A-Z0-9_]+-s([0-9]+)-", key)
+    return int(found[1]) if found else None
 
-    def __init__(self, job: Job) -> None:
+
+class _Progress:
+    """Passes progress on some times a second: enough for git-annex's display and its stall detection.
+
+    The end is always passed on, where the `total` is known.
+    """
+
+    def __init__(self, job: Job, total: int | None) -> None:
         self._job = job
+        self._total = total
         self._next = 0.0
 
     def __call__(self, done: int) -> None:
         now = time.monotonic()
-        if now >= self._next:
+        if now >= self._next or done == self._total:
             self._next = now + PROGRESS_INTERVAL
             self._job.progress(done)
 

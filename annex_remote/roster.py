@@ -25,6 +25,7 @@ from blake3 import blake3
 
 from annex_remote.capability import Capability
 from annex_remote.errors import BadSetting, Damaged
+from annex_remote.limits import MAX_CONNECTIONS, parse_limit
 from annex_remote.model import MAX_SHARES, Coding
 from annex_remote.settings import FirstStore, check_store_name
 from annex_remote.shares.crypto import Cipher, derive
@@ -81,6 +82,14 @@ class StoreEntry:
     zone: str = ""
     """Stores of one zone may fail together; empty is a zone of its own."""
     state: str = ACTIVE
+    limit: str = ""
+    """Bytes a second, each way on its own, as `limits.Limit` says it; empty for none."""
+    connections: int = 0
+    """Requests that it gets at once, at most; 0 for as many as the program thinks right."""
+    max_bytes: int = 0
+    """Bytes that this grid keeps there, at most; 0 for as many as it takes."""
+    price: int = 0
+    """Money for each GiB that is read, in `limits.PRICE_UNIT`."""
 
 
 @dataclass(frozen=True)
@@ -141,8 +150,11 @@ class Roster:
         count = self.survivable()
         return ("no store", "any one store")[count] if count < 2 else f"any {count} stores"
 
-    def with_added(self, first: FirstStore, cost: int = NEAR_COST, zone: str = "") -> Roster:
-        """Return the next roster, with one more store and numbers that were never given out before."""
+    def with_added(self, first: FirstStore, cost: int = NEAR_COST, zone: str = "", **more: Any) -> Roster:
+        """Return the next roster, with one more store and numbers that were never given out before.
+
+        `more` are further fields of `StoreEntry`.
+        """
         for store in self.stores:
             if store.state != GONE and store.address == first.address:
                 raise BadSetting(f"{first.address} is already the store {store.name}")
@@ -153,7 +165,7 @@ class Roster:
         if start + first.shares > MAX_SHARES:
             raise BadSetting(f"a grid has {MAX_SHARES} share numbers in its life: there are none left")
         numbers = tuple(range(start, start + first.shares))
-        entry = StoreEntry(check_store_name(first.name), first.address, numbers, cost, zone)
+        entry = StoreEntry(check_store_name(first.name), first.address, numbers, cost, zone, **more)
         return replace(self, serial=self.serial + 1, stores=(*self.stores, entry))
 
     def with_changed(self, name: str, **changes: Any) -> Roster:
@@ -295,20 +307,34 @@ def _to_json(roster: Roster) -> bytes:
         "serial": roster.serial,
         "coding": asdict(roster.coding),
         "cipher": roster.cipher.setting,
-        "stores": [asdict(store) for store in roster.stores],
+        "stores": [_store_document(store) for store in roster.stores],
     }
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+
+
+_LATER: dict[str, Any] = {"limit": "", "connections": 0, "max_bytes": 0, "price": 0}
+"""Fields that rosters did not always have, with what they are where they are left out: so they are left out
+wherever they are that, and what was sealed before has the same bytes as ever."""
+
+
+def _store_document(store: StoreEntry) -> dict[str, Any]:
+    return {name: value for name, value in asdict(store).items() if name not in _LATER or value != _LATER[name]}
 
 
 def _entry(document: dict[str, Any]) -> StoreEntry:
     """Read one store; whoever may sign may still be wrong. Raises `TypeError` and `BadSetting`."""
     entry = StoreEntry(**{**document, "numbers": tuple(document["numbers"])})
     check_store_name(entry.name)
-    words = (entry.address, entry.zone, entry.state)
+    words = (entry.address, entry.zone, entry.state, entry.limit)
     if not all(isinstance(word, str) and word.isprintable() for word in words):
         raise TypeError(f"the words of the store {entry.name} are not printable text")
-    if not all(type(number) is int for number in (*entry.numbers, entry.cost)):
+    amounts = (entry.connections, entry.max_bytes, entry.price)
+    if not all(type(number) is int for number in (*entry.numbers, entry.cost, *amounts)):
         raise TypeError(f"the numbers of the store {entry.name} are not whole numbers")
+    if min(amounts) < 0 or entry.connections > MAX_CONNECTIONS:
+        raise ValueError(f"the limits of the store {entry.name} are out of range")
+    if str(parse_limit("limit", entry.limit)) != entry.limit:
+        raise ValueError(f"the limit of the store {entry.name} is not in its one form")
     return entry
 
 

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from annex_remote.errors import BadSetting
+from annex_remote.limits import NO_LIMIT, Limit, parse_limit
 from annex_remote.model import MAX_SHARES, Coding
 from annex_remote.shares.crypto import Cipher, default_cipher
 
-__all__ = ["SETTINGS", "FirstStore", "Setting", "Settings", "default_coding", "parse_stores", "read_settings"]
+__all__ = [
+    "SETTINGS",
+    "FirstStore",
+    "Setting",
+    "Settings",
+    "check_places",
+    "default_coding",
+    "parse_stores",
+    "read_settings",
+]
 
 DEFAULT_STALL = 30.0
 
@@ -38,6 +48,18 @@ SETTINGS = (
         "aegis256 where the machine has AES instructions, else xchacha20poly1305",
     ),
     Setting("stall", "seconds without progress after which a store is given up for a transfer", "30", fixed=False),
+    Setting(
+        "download-limit",
+        "bytes a second that are read, all stores together; may go by the hour",
+        "none",
+        fixed=False,
+    ),
+    Setting(
+        "upload-limit",
+        "bytes a second that are stored, all stores together; may go by the hour",
+        "none",
+        fixed=False,
+    ),
     Setting("verify-key", "proves the grid's shares; written by initremote", "made by initremote"),
     Setting("grid", "what the grid was made with; written by initremote", "made by initremote"),
 )
@@ -64,6 +86,9 @@ class Settings:
     """The grid's Ed25519 public key, or None before the grid is made."""
     first_names: frozenset[str] = frozenset()
     """The names that `stores` had when the grid was made; empty before."""
+    download_limit: Limit = NO_LIMIT
+    """Of what is read from all stores together, and shared with all of this user's processes."""
+    upload_limit: Limit = NO_LIMIT
 
     def made_with(self) -> str:
         """Return the text of the setting `grid`: what cannot be changed by editing the configuration."""
@@ -110,19 +135,27 @@ def parse_stores(text: str) -> tuple[FirstStore, ...]:
         raise BadSetting(
             'stores= is missing: name the stores, such as stores="usb=dir:/media/usb/annex nas=dir:/mnt/nas/annex"'
         )
-    for index, store in enumerate(stores):
-        for other in stores[:index]:
-            if other.name == store.name:
-                raise BadSetting(f"stores: the name {store.name} is given twice")
-            if other.address == store.address:
-                raise BadSetting(
-                    f"stores: {other.name} and {store.name} are the same place, {store.address}; "
-                    f"to keep two shares there write {other.name}*2={store.address}"
-                )
+    check_places(stores)
     shares = sum(store.shares for store in stores)
     if shares > MAX_SHARES:
         raise BadSetting(f"stores: {shares} shares are more than a grid can have ({MAX_SHARES})")
     return tuple(stores)
+
+
+def check_places(stores: Iterable[FirstStore]) -> None:
+    """Raise `BadSetting` if two of `stores` have one name, or one address."""
+    names: set[str] = set()
+    places: dict[str, str] = {}
+    for store in stores:
+        if store.name in names:
+            raise BadSetting(f"stores: the name {store.name} is given twice")
+        names.add(store.name)
+        other = places.setdefault(store.address, store.name)
+        if other != store.name:
+            raise BadSetting(
+                f"stores: {other} and {store.name} are the same place, {store.address}; "
+                f"to keep two shares there write {other}*2={store.address}"
+            )
 
 
 def check_store_name(name: str) -> str:
@@ -161,6 +194,8 @@ def read_settings(get: Callable[[str], str] | Mapping[str, str]) -> Settings:
         stall=_seconds("stall", ask("stall")),
         verify_key=_verify_key(ask("verify-key")),
         first_names=frozenset(made.rpartition("/")[2].split(",")) if made else frozenset(),
+        download_limit=parse_limit("download-limit", ask("download-limit")),
+        upload_limit=parse_limit("upload-limit", ask("upload-limit")),
     )
     if made:
         settings.check_made_with(made)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+from itertools import count
 
+import pytest
 from hypothesis import settings
 
 from tests.servers import missing
@@ -14,3 +16,12 @@ def pytest_report_header() -> list[str]:
     """Say at once, and loudly, what will not be tested on this machine."""
     found = "fails" if os.environ.get("CI") else "is skipped"
     return [f"MISSING SERVER {name}: {why}; what needs it {found}" for name, why in missing().items()]
+
+
+_numbers = count()
+
+
+@pytest.fixture(autouse=True)
+def _own_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a machine keeps from one run to the next is kept for one test, and not among the user's own."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.getbasetemp() / f"state-{next(_numbers)}"))

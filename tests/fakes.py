@@ -10,8 +10,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import islice
 from typing import TypeVar
 
-from annex_remote.errors import Damaged, Full, NotFound, Unavailable
+from annex_remote.errors import Damaged, Exists, Full, NotFound, Unavailable
 from annex_remote.model import ByteStream, OpenAt, Store, check_name
+from annex_remote.stores.wrappers import Around
 
 __all__ = [
     "VERBS",
@@ -125,7 +126,7 @@ class MemoryStore:
         self._piece = piece
         self._lock = threading.Lock()
 
-    def put(self, name: str, size: int, open_at: OpenAt) -> None:
+    def put(self, name: str, size: int, open_at: OpenAt, *, fresh: bool = False) -> None:
         check_name(name)
         data = bytearray()
         for piece in open_at(0):
@@ -135,6 +136,8 @@ class MemoryStore:
         if len(data) != size:
             raise Damaged(f"the source does not have the {size} bytes announced")
         with self._lock:
+            if fresh and name in self.contents:
+                raise Exists(f"{name} is here already")
             self.contents[name] = bytes(data)
 
     def read(self, name: str, start: int = 0, length: int | None = None) -> ByteStream:
@@ -170,34 +173,6 @@ class MemoryStore:
         """Nothing to let go of."""
 
 
-class Around:
-    """A store around a store that changes nothing."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-
-    def put(self, name: str, size: int, open_at: OpenAt) -> None:
-        self.store.put(name, size, open_at)
-
-    def read(self, name: str, start: int = 0, length: int | None = None) -> ByteStream:
-        return self.store.read(name, start, length)
-
-    def stat(self, name: str) -> int | None:
-        return self.store.stat(name)
-
-    def delete(self, name: str) -> None:
-        self.store.delete(name)
-
-    def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
-        return self.store.list(prefix)
-
-    def space(self) -> int | None:
-        return self.store.space()
-
-    def close(self) -> None:
-        self.store.close()
-
-
 class Recording(Around):
     """Notes every call in `calls`, as (verb, name), and how many bytes puts took and reads gave."""
 
@@ -210,7 +185,7 @@ class Recording(Around):
     def names(self, verb: str) -> list[str]:
         return [name for called, name in self.calls if called == verb]
 
-    def put(self, name: str, size: int, open_at: OpenAt) -> None:
+    def put(self, name: str, size: int, open_at: OpenAt, *, fresh: bool = False) -> None:
         self.calls.append(("put", name))
 
         def counted(offset: int) -> Iterator[Piece]:
@@ -218,7 +193,7 @@ class Recording(Around):
                 self.taken += len(piece)
                 yield piece
 
-        self.store.put(name, size, counted)
+        self.store.put(name, size, counted, fresh=fresh)
 
     def read(self, name: str, start: int = 0, length: int | None = None) -> ByteStream:
         self.calls.append(("read", name))
@@ -276,11 +251,11 @@ class _Trouble(Around):
                 yield bytes(piece)
             passed += len(piece)
 
-    def put(self, name: str, size: int, open_at: OpenAt) -> None:
+    def put(self, name: str, size: int, open_at: OpenAt, *, fresh: bool = False) -> None:
         if "put" not in self._verbs:
-            self.store.put(name, size, open_at)
+            self.store.put(name, size, open_at, fresh=fresh)
         else:
-            self.store.put(name, size, lambda offset: self._through(open_at(offset)))
+            self.store.put(name, size, lambda offset: self._through(open_at(offset)), fresh=fresh)
 
     def read(self, name: str, start: int = 0, length: int | None = None) -> ByteStream:
         if "read" not in self._verbs:
@@ -430,7 +405,7 @@ class Filling(Around):
         self._room = room
         self._lock = threading.Lock()
 
-    def put(self, name: str, size: int, open_at: OpenAt) -> None:
+    def put(self, name: str, size: int, open_at: OpenAt, *, fresh: bool = False) -> None:
         def metered(offset: int) -> Iterator[Piece]:
             for piece in open_at(offset):
                 with self._lock:
@@ -439,7 +414,7 @@ class Filling(Around):
                     self._room -= len(piece)
                 yield piece
 
-        self.store.put(name, size, metered)
+        self.store.put(name, size, metered, fresh=fresh)
 
     def space(self) -> int | None:
         return self._room
@@ -481,7 +456,7 @@ class Resuming(Around):
         self.offsets: list[int] = []
         """Where the source was opened, in order."""
 
-    def put(self, name: str, size: int, open_at: OpenAt) -> None:
+    def put(self, name: str, size: int, open_at: OpenAt, *, fresh: bool = False) -> None:
         def opened(offset: int) -> Iterator[Piece]:
             self.offsets.append(offset)
             return iter(open_at(offset))
@@ -500,4 +475,4 @@ class Resuming(Around):
             yield bytes(taken[: self._goes_on_at])
             yield from opened(min(self._goes_on_at, len(taken)))
 
-        self.store.put(name, size, twice)
+        self.store.put(name, size, twice, fresh=fresh)

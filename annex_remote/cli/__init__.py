@@ -9,6 +9,7 @@ import click
 
 from annex_remote.cli.stores import stores
 from annex_remote.cli.terminal import err, held, opened, out, plainly
+from annex_remote.cli.transfers import speedtest, trace
 from annex_remote.consult import consult
 from annex_remote.errors import BadSetting
 from annex_remote.login import log_in, login_words
@@ -101,3 +102,5 @@ def demo(keep: bool, size: int) -> None:
 
 
 main.add_command(stores)
+main.add_command(speedtest)
+main.add_command(trace)

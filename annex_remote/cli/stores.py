@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import partial, wraps
+from typing import Any, TypeVar
 
 import click
 from rich.filesize import decimal
@@ -19,7 +20,19 @@ from annex_remote.consult import consult, give_login
 from annex_remote.credentials import environment_login, login_variables
 from annex_remote.errors import BadSetting
 from annex_remote.grid import Grid, create_stores, usual_cost, wants_login
+from annex_remote.limits import (
+    DEFAULT_CONNECTIONS,
+    MAX_CONNECTIONS,
+    PRICE_UNIT,
+    format_price,
+    format_size,
+    parse_connections,
+    parse_limit,
+    parse_price,
+    parse_size,
+)
 from annex_remote.model import Access
+from annex_remote.overrides import MAX_COST
 from annex_remote.roster import ACTIVE, GONE, WAITING, Roster, StoreEntry, marker_name
 from annex_remote.settings import parse_stores
 from annex_remote.stores import check_address, open_store
@@ -137,13 +150,17 @@ def _rate(bytes_a_second: float | None) -> str:
 
 
 def _print_json(grid: Grid, reach: Mapping[str, Exception | None]) -> None:
-    for entry in grid.roster.stores:
+    for entry in map(grid.local, grid.roster.stores):
         error = reach.get(entry.name)
         document = {
             "store": entry.name,
             "shares": entry.numbers,
-            "address": grid.address(entry),
+            "address": entry.address,
             "cost": entry.cost,
+            "price": entry.price / PRICE_UNIT,
+            "limit": entry.limit or None,
+            "connections": entry.connections or DEFAULT_CONNECTIONS,
+            "max_bytes": entry.max_bytes or None,
             "zone": entry.zone,
             "state": entry.state,
             "reachable": entry.name in reach and error is None,
@@ -156,36 +173,93 @@ def _print_json(grid: Grid, reach: Mapping[str, Exception | None]) -> None:
 def _print_table(remote: str, grid: Grid, reach: Mapping[str, Exception | None]) -> None:
     roster = grid.roster
     table = Table(box=None, pad_edge=False)
-    for heading in ("STORE", "SHARES", "ADDRESS", "COST", "ZONE", "STATE"):
+    for heading in ("STORE", "SHARES", "ADDRESS", "COST", "ZONE", "STATE", "LIMITS"):
         table.add_column(heading, overflow="fold")
-    for entry in roster.stores:
+    for entry in map(grid.local, roster.stores):
         error = reach.get(entry.name)
         login = f"git-annex-remote-swarm login {remote} {entry.name}"
         seen = explain(error) + (f" ({login})" if wants_login(error) else "") if error else "there"
         waits = f"waits for {login}"
         state = {ACTIVE: seen, GONE: GONE, WAITING: waits}.get(entry.state, f"{entry.state}, {seen}")
         numbers = " ".join(map(str, entry.numbers))
-        row = (entry.name, numbers, grid.address(entry), str(entry.cost), entry.zone, state)
+        row = (entry.name, numbers, entry.address, str(entry.cost), entry.zone, state, _limits(entry))
         table.add_row(*map(Text, row))  # as they are: an address may look like markup
     out.print(table)
     out.print(f"{roster.coding}, roster {roster.serial}; survives the loss of {roster.survives_in_words()}")
 
 
-cost_option = click.option(
-    "--cost", type=click.IntRange(0, 100000), help="Relative cost of reading; 100 is usual."
+def _limits(entry: StoreEntry) -> str:
+    """Return in words what is not usual about a store."""
+    said = {
+        entry.limit: entry.limit,
+        f"{entry.connections} connections": entry.connections,
+        f"{format_size(entry.max_bytes)} at most": entry.max_bytes,
+        f"{format_price(entry.price)} a GiB": entry.price,
+    }
+    return "; ".join(words for words, given in said.items() if given)
+
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def _amount(parse: Callable[[str, str], object]) -> Callable[[object, click.Parameter, str | None], object]:
+    """Return what reads an option by `parse`; what cannot be is a mistake in the arguments."""
+
+    def read(_: object, option: click.Parameter, text: str | None) -> object:
+        try:
+            return None if text is None else parse(option.opts[0], text)
+        except BadSetting as error:
+            raise click.UsageError(str(error)) from error
+
+    return read
+
+
+_FIELDS = (
+    click.option("--cost", type=click.IntRange(0, MAX_COST), help="Relative cost of reading; 100 is usual."),
+    click.option("--zone", help="Stores of one zone may fail together."),
+    click.option(
+        "--limit",
+        callback=_amount(lambda what, text: str(parse_limit(what, text))),
+        help="Bytes a second, each way: 5MiB/s, 08:00-18:00=1MiB/s,5MiB/s, none.",
+    ),
+    click.option(
+        "--connections",
+        callback=_amount(parse_connections),
+        help=f"Requests at once, 1 to {MAX_CONNECTIONS}; none for the usual {DEFAULT_CONNECTIONS}.",
+    ),
+    click.option(
+        "--max-bytes",
+        callback=_amount(parse_size),
+        help="Bytes that this grid keeps there at most: 200GiB, none.",
+    ),
+    click.option("--price", callback=_amount(parse_price), help="Money for each GiB that is read: 0.09, 0."),
 )
-zone_option = click.option("--zone", help="Stores of one zone may fail together.")
+
+
+def fields(command: F) -> F:
+    """Give a command the options of what a store is, and the names of those that are given, as `changes`."""
+
+    @wraps(command)
+    def run(*args: object, **options: object) -> object:
+        names = ("cost", "zone", "limit", "connections", "max_bytes", "price")
+        given = {name: options.pop(name) for name in names}
+        return command(
+            *args, **options, changes={name: value for name, value in given.items() if value is not None}
+        )
+
+    for option in reversed(_FIELDS):
+        run = option(run)
+    return run  # type: ignore[return-value] # with these options in place of `changes`
 
 
 @stores.command("add")
 @click.argument("store", metavar="NAME=ADDRESS")
-@cost_option
-@zone_option
+@fields
 @force_option
 @dry_run_option
 @click.pass_obj
 @plainly
-def add_store(remote: str, store: str, cost: int | None, zone: str | None, force: bool, dry_run: bool) -> None:
+def add_store(remote: str, store: str, changes: dict[str, Any], force: bool, dry_run: bool) -> None:
     """Add a store: new uploads may use it. Shares of what is stored already do not move.
 
     A store that wants a login takes it from the environment (SWARM_STORE_NAME_USER, SWARM_STORE_NAME_PASSWORD),
@@ -196,12 +270,13 @@ def add_store(remote: str, store: str, cost: int | None, zone: str | None, force
         raise BadSetting(f"{store!r} is not one store: add them one by one")
     first = replace(first, address=check_address(first.address))
     grid = _open(remote)
-    roster = grid.roster.with_added(first, usual_cost(first.address) if cost is None else cost, zone or "")
+    roster = grid.roster.with_added(first, **{"cost": usual_cost(first.address), **changes})
     entry = roster.entry(first.name)
     waits = not dry_run and _make_store(grid, entry, force)
     if waits:
         roster = roster.with_state([entry.name], WAITING)
-    _change(grid, roster, f"added {entry.name}, share {' '.join(map(str, entry.numbers))}", dry_run, force)
+    added = f"added {entry.name}, share {' '.join(map(str, entry.numbers))}"
+    _change(grid, roster, added, dry_run, force, asked=True)
     login = grid.login(entry.name)
     if waits:
         err.print(f"it wants a login before it is used: git-annex-remote-swarm login {remote} {entry.name}")
@@ -234,8 +309,7 @@ def remove_store(remote: str, store: str, gone: bool, force: bool, dry_run: bool
 @click.argument("store")
 @click.option("--address", help="Where the store, with what it keeps, is now for all clones.")
 @click.option("--empty", is_flag=True, help="The address is a new, empty place: what the store kept is given up.")
-@cost_option
-@zone_option
+@fields
 @force_option
 @dry_run_option
 @click.pass_obj
@@ -245,19 +319,20 @@ def set_store(
     store: str,
     address: str | None,
     empty: bool,
-    cost: int | None,
-    zone: str | None,
+    changes: dict[str, Any],
     force: bool,
     dry_run: bool,
 ) -> None:
-    """Change a store's address, cost or zone.
+    """Change a store's address, its cost or zone, or its limits.
 
     For a store that is elsewhere on this machine only, use: git config remote.NAME.swarm-store-STORE ADDRESS
     """
-    given = {"address": address and check_address(address), "cost": cost, "zone": zone}
-    changes = {name: value for name, value in given.items() if value is not None}
+    if address is not None:
+        changes["address"] = check_address(address)
     if not changes:
-        raise BadSetting("nothing to change: give --address, --cost or --zone")
+        raise BadSetting(
+            "nothing to change: give --address, --cost, --zone, --limit, --connections, --max-bytes or --price"
+        )
     grid = _open(remote)
     if grid.roster.entry(store).state == GONE:
         raise BadSetting(f"the store {store} is gone: add a new one in its place")
@@ -266,15 +341,28 @@ def set_store(
             raise BadSetting(f"{other.address} is already the store {other.name}")
     roster = grid.roster.with_changed(store, **changes)
     entry = roster.entry(store)
+    made = False
     if "address" in changes and entry.state != WAITING:
         _check_moved(grid, entry, empty)
-        if empty and not dry_run and _make_store(grid, entry, force):
+        made = empty and not dry_run
+        if made and _make_store(grid, entry, force):
             raise BadSetting(f"{entry.address} wants a login: {' and '.join(login_variables(store))} are not set")
-    words = ", ".join(f"{name} {value}" for name, value in changes.items())
-    _change(grid, roster, f"set {store}: {words}", dry_run, force)
+    words = ", ".join(f"{name.replace('_', '-')} {_said(name, value)}" for name, value in changes.items())
+    _change(grid, roster, f"set {store}: {words}", dry_run, force, asked=made)
     login = environment_login(store)
     if login is not None and "address" in changes and not dry_run:
         give_login(remote, store, entry.address, login)
+
+
+def _said(name: str, value: Any) -> str:
+    """Return the value of a store's field as it was given."""
+    said: dict[str, Callable[[Any], str]] = {
+        "limit": lambda limit: limit or "none",
+        "max_bytes": lambda size: format_size(size) if size else "none",
+        "price": format_price,
+        "connections": lambda count: str(count or DEFAULT_CONNECTIONS),
+    }
+    return said.get(name, str)(value)
 
 
 def _make_store(grid: Grid, entry: StoreEntry, force: bool) -> bool:
@@ -297,11 +385,11 @@ def _check_moved(grid: Grid, entry: StoreEntry, empty: bool) -> None:
         )
 
 
-def _change(grid: Grid, roster: Roster, what: str, dry_run: bool, force: bool) -> None:
+def _change(grid: Grid, roster: Roster, what: str, dry_run: bool, force: bool, *, asked: bool = False) -> None:
     if dry_run:
         out.print(f"would be done: {what} (roster {roster.serial})", markup=False)
         return
-    failed = grid.change(roster, force=force)
+    failed = grid.change(roster, force=force, asked=asked)
     out.print(f"{what} (roster {roster.serial})", markup=False)
     for name, error in failed.items():
         err.print(f"{name}: does not have the new roster yet: {explain(error)}", markup=False)

@@ -30,7 +30,7 @@ err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 def plainly(command: F) -> F:
-    """Show a `SwarmError` as one sentence; a traceback only with --debug."""
+    """Show a failure as one sentence; a traceback only with --debug."""
 
     @wraps(command)
     def run(*args: object, **kwargs: object) -> object:
@@ -39,6 +39,13 @@ def plainly(command: F) -> F:
         except SwarmError as error:
             logging.getLogger(__name__).debug("%s", error, exc_info=True)
             err.print(f"git-annex-remote-swarm: {error}", markup=False)
+            sys.exit(EXIT_TROUBLE)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            logging.getLogger(__name__).debug("%s", error, exc_info=True)
+            words = f"internal error: {type(error).__name__}: {error} (--debug shows where)"
+            err.print(f"git-annex-remote-swarm: {words}", markup=False)
             sys.exit(EXIT_TROUBLE)
 
     return run  # type: ignore[return-value] # the same signature

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
-import re
-import secrets
 import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
-from annex_remote.errors import BadSetting, Damaged, Denied, Full, NotFound, StoreError, Unavailable
+from annex_remote.errors import BadSetting, Damaged, Denied, Exists, Full, NotFound, StoreError, Unavailable
 from annex_remote.model import OpenAt, check_name
+from annex_remote.stores.parts import LEFTOVER_AGE, is_folder_name, is_part_name, part_name
 
 __all__ = ["DirectoryStore", "check", "open_store"]
 
 _PART = ".part"
 """The folder, on the same file system as all shares, where files are written before they get their name."""
-
-LEFTOVER_AGE = 86400.0
-"""Seconds after which a file that a killed writer left behind is removed."""
-
-_PART_NAME = re.compile(r"[a-z2-7]{32}\.[a-z0-9]{1,12}\.[0-9a-f]{16}\Z")
 
 _PIECE = 1 << 20
 
@@ -70,14 +64,14 @@ class DirectoryStore:
         self._made: list[str] = []
         """Folders that were made by this object, in their order."""
 
-    def put(self, name: str, size: int, open_at: OpenAt) -> None:
+    def put(self, name: str, size: int, open_at: OpenAt, *, fresh: bool = False) -> None:
         target = os.path.join(self.root, check_name(name))
         self._check_marker()
         try:
             self._make_folder(os.path.dirname(target))
             self._make_folder(os.path.join(self.root, _PART))
             self._sweep()
-            self._write(target, size, open_at)
+            self._write(target, size, open_at, fresh)
         except _SourceFailedError as failure:
             raise failure.error from failure
         except OSError as error:
@@ -86,8 +80,8 @@ class DirectoryStore:
                 translated = Unavailable(str(translated))
             raise translated from error
 
-    def _write(self, target: str, size: int, open_at: OpenAt) -> None:
-        part = os.path.join(self.root, _PART, f"{os.path.basename(target)}.{secrets.token_hex(8)}")
+    def _write(self, target: str, size: int, open_at: OpenAt, fresh: bool) -> None:
+        part = os.path.join(self.root, _PART, part_name(target))
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
             try:
@@ -97,7 +91,7 @@ class DirectoryStore:
                 os.close(descriptor)
             # The marker again: a disk may have been unmounted while its share was on the way.
             self._check_marker()
-            os.rename(part, target)
+            (_rename_to_new if fresh else os.rename)(part, target)
         except BaseException:
             with suppress(OSError):
                 os.unlink(part)
@@ -141,7 +135,7 @@ class DirectoryStore:
         try:
             folders = [prefix[:2]] if len(prefix) >= 2 else self._folders()
             for folder in folders:
-                if len(folder) == 2 and folder != "..":
+                if is_folder_name(folder):
                     yield from self._list_folder(folder, prefix)
         except OSError as error:
             raise self._translate(error, "listing") from error
@@ -230,7 +224,7 @@ class DirectoryStore:
             with suppress(OSError):  # housekeeping: nothing that fails here is in the way of a share
                 status = entry.stat(follow_symlinks=False)
                 # Ours alone: by their form, and never through a link that somebody put there.
-                if _PART_NAME.match(entry.name) and stat.S_ISREG(status.st_mode) and status.st_mtime < before:
+                if is_part_name(entry.name) and stat.S_ISREG(status.st_mode) and status.st_mtime < before:
                     os.unlink(entry.path)
 
 
@@ -296,6 +290,20 @@ def _write_all(descriptor: int, size: int, open_at: OpenAt) -> None:
             view = view[os.write(descriptor, view) :]
     if written != size:
         raise Damaged(f"the source gave {'more' if written > size else 'fewer'} bytes than the {size} announced")
+
+
+def _rename_to_new(part: str, target: str) -> None:
+    """Rename a file unless something has the name already; raises `Exists` then."""
+    try:
+        os.link(part, target)
+    except OSError as error:
+        if error.errno == errno.EEXIST or os.path.lexists(target):
+            raise Exists(f"{target} is there already") from error
+        # There are no links (FAT, some network mounts), or something is wrong that renaming will tell as well.
+        os.rename(part, target)
+    else:
+        with suppress(OSError):  # it is swept one day
+            os.unlink(part)
 
 
 def _sync_folder(folder: str) -> None:

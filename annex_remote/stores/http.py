@@ -34,6 +34,7 @@ from annex_remote.errors import (
 )
 from annex_remote.model import ByteStream, OpenAt
 from annex_remote.stores.http_wire import Adapter, Body, Session, SourceFailedError
+from annex_remote.stores.numbers import whole_number
 
 __all__ = ["Answer", "Auth", "Client", "failure", "retry_after"]
 
@@ -47,8 +48,6 @@ _DRAIN = 64 << 10
 """Bytes that are rather read to their end than thrown away with their connection."""
 _HOPS = 5
 _SAFE_METHODS = frozenset({"GET", "HEAD", "PROPFIND", "OPTIONS"})
-# Bounded, because the server writes them and Python does not read numbers of any length.
-_NUMBER = re.compile(r"[0-9]{1,18}\Z")
 _CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,18})-([0-9]{1,18})|\*)/([0-9]{1,18})\Z")
 
 
@@ -108,7 +107,7 @@ class Client:
         found = self._session.merge_environment_settings(origin, {}, True, ca or True, certificate or None)
         self._session.trust_env = False
         self._session.proxies.update(found["proxies"] or {})
-        self._session.verify, self._session.cert = found["verify"], found["cert"]
+        self._session.verify, self._certificate = found["verify"], found["cert"]
 
     def ask(
         self,
@@ -192,7 +191,7 @@ class Client:
         """Return the size in bytes of what is at `path`; raises `NotFound`, and as `ask`."""
         answer = self.ask("HEAD", path, doing, headers=headers)
         self._check_untouched(answer.headers, doing)
-        length = _number(answer.headers.get("Content-Length", ""))
+        length = whole_number(answer.headers.get("Content-Length", ""))
         if length is None:
             # Apache leaves it out for empty files, others for what they make up as they go: a GET tells.
             with self.read(path, doing, headers=headers) as stream:
@@ -230,7 +229,7 @@ class Client:
             if int(content_range[2]) - start + 1 != left:
                 raise Unavailable(f"{doing}: {self.host} answered with another range than was asked for")
             return total, left
-        announced = _number(response.headers.get("Content-Length", ""))
+        announced = whole_number(response.headers.get("Content-Length", ""))
         if announced is None:  # the rest of the head may be cut off: nothing tells where it ends
             raise Unavailable(f"{doing}: {self.host} does not say how long it is", passing=True)
         total = announced
@@ -287,7 +286,7 @@ class Client:
                     raise Unavailable(
                         f"{doing}: {self.host} sends us on to {shown}, which is not encrypted: refused"
                     )
-                auth = Auth()  # whoever is there does not learn who we are here
+                auth = Auth()  # whoever is there does not learn who we are here, nor sees our certificate
             elif method not in _SAFE_METHODS:
                 raise Unavailable(
                     f"{doing}: {self.host} has moved it to {quote(there.path, safe='/%')}: change the address"
@@ -313,6 +312,7 @@ class Client:
                 headers=headers,
                 data=data,  # type: ignore[arg-type] # requests takes any iterable with a length
                 auth=auth,
+                cert=self._certificate if auth is self._auth else None,
                 timeout=self._timeout,
                 allow_redirects=False,
                 stream=True,
@@ -344,7 +344,7 @@ class Client:
 
     def _read_rest(self, response: requests.Response) -> None:
         """Read what is left of an answer that nobody wants, if it is little: its connection can then be kept."""
-        length = _number(response.headers.get("Content-Length", ""))
+        length = whole_number(response.headers.get("Content-Length", ""))
         if length is not None and length < _DRAIN:
             response.raw.drain_conn()
         response.close()
@@ -431,17 +431,12 @@ def failure(answer: Answer, doing: str) -> StoreError:
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Return the seconds that the header Retry-After asks for (RFC 9110, 10.2.3), None if it does not say."""
     text = headers.get("Retry-After", "").strip()
-    seconds = _number(text)
+    seconds = whole_number(text)
     if seconds is not None:
         return float(seconds)
     with suppress(ValueError, TypeError, IndexError, OverflowError):  # a date, but not one that there is
         return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
     return None
-
-
-def _number(text: str) -> int | None:
-    """Read a number that a server gives, None if it is none."""
-    return int(text) if _NUMBER.match(text) else None
 
 
 class _Bytes:

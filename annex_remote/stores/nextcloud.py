@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from annex_remote.errors import Busy, Denied, NotFound, StoreError, SwarmError, Unavailable
+from annex_remote.errors import Busy, Denied, Exists, NotFound, StoreError, SwarmError, Unavailable
 from annex_remote.model import OpenAt
 from annex_remote.stores.http import Client, failure
 
@@ -81,8 +81,8 @@ class Chunking:
         except (NotFound, ValueError, KeyError, TypeError):
             return False
 
-    def put(self, target: str, size: int, open_at: OpenAt, doing: str) -> None:
-        """Send a share in chunks and have it put together at `target`, a quoted path."""
+    def put(self, target: str, size: int, open_at: OpenAt, doing: str, *, fresh: bool = False) -> None:
+        """Send a share in chunks and have it put together at `target`, a quoted path; see `model.Store.put`."""
         assert self._place is not None
         folder = (
             f"{self._place['server']}/remote.php/dav/uploads/{self._place['user']}/swarm-{secrets.token_hex(16)}"
@@ -102,7 +102,7 @@ class Chunking:
                     is_part=start + length < size,
                     headers=headers,
                 )
-            doubt = self._assemble(folder, headers, doing)
+            doubt = self._assemble(folder, headers | ({"Overwrite": "F"} if fresh else {}), doing)
         except BaseException:
             with suppress(SwarmError):
                 self._client.ask("DELETE", folder, "tidying up", headers=headers, ok=(200, 204, 404))
@@ -120,6 +120,10 @@ class Chunking:
             return None
         if answer.status in _UNSURE:
             return failure(answer, doing)
+        if answer.status == 412 and "Overwrite" in headers:
+            with suppress(NotFound):
+                self._client.size(headers["Destination"].removeprefix(self._client.origin), doing)
+                raise Exists(f"{doing}: {self._client.host} has it already")
         raise failure(answer, doing)
 
     def _wait(self, folder: str, target: str, size: int, doing: str, doubt: StoreError) -> None:

@@ -26,6 +26,7 @@ from typing import Any
 from urllib.parse import quote
 
 from annex_remote.errors import Unavailable
+from annex_remote.stores.numbers import whole_number
 from annex_remote.workers import workers
 
 __all__ = ["LOOPBACK", "PIECE", "Body", "Daemon", "Rclone", "RefusedError", "has_come", "parse", "rclone"]
@@ -57,7 +58,7 @@ kill $!
 PR_SET_PDEATHSIG would not do: it fires when the thread that started the daemon ends, and ours are short-lived.
 """
 
-_CONTENT_RANGE = re.compile(r"bytes (\d+)--?\d+/(\d+)\Z")  # "0--1" for nothing of nothing
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})--?[0-9]{1,18}/([0-9]{1,18})\Z")  # "0--1" for nothing of nothing
 _TIME = re.compile(r"\A[\d/]+ [\d:]+ ")
 _WRITTEN = re.compile(r"^wchar: (\d+)$", re.MULTILINE)
 _SERVING = re.compile(rb"Serving remote control on http://127\.0\.0\.1:(\d+)/")
@@ -353,8 +354,8 @@ def _why(said: str) -> str:
 
 def _extent(answer: HTTPResponse, start: int, length: int | None) -> tuple[int, int]:
     """Return the size of the whole and of the part that comes; raises `Unavailable` if that is another one."""
-    announced = answer.getheader("Content-Length", "")
-    size = int(announced) if announced.isdigit() else -1
+    announced = whole_number(answer.getheader("Content-Length", ""))
+    size = -1 if announced is None else announced
     first = 0
     if answer.status == 206:
         found = _CONTENT_RANGE.match(answer.getheader("Content-Range", ""))
@@ -362,7 +363,7 @@ def _extent(answer: HTTPResponse, start: int, length: int | None) -> tuple[int, 
     if first == start >= size >= 0:
         return size, 0  # the rest of such an answer makes no sense
     left = size - start if length is None else min(length, size - start)
-    if size < 0 or first != start or int(announced or -1) != left:
+    if size < 0 or first != start or announced != left:
         raise Unavailable("rclone answered with another part than was asked for")
     return size, left
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-import secrets
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ from annex_remote.errors import (
     Busy,
     Damaged,
     Denied,
+    Exists,
     Full,
     NotFound,
     StoreError,
@@ -26,6 +26,7 @@ from annex_remote.errors import (
     Unavailable,
 )
 from annex_remote.model import Access, ByteStream, OpenAt, check_name
+from annex_remote.stores.parts import LEFTOVER_AGE, is_folder_name, is_part_name, missing_space, part_name
 from annex_remote.stores.rcd import Body, RefusedError, rclone
 from annex_remote.stores.rcd_upload import upload, whole
 
@@ -48,11 +49,7 @@ _DEEPEST = 8
 
 _PART = "incoming"
 """The folder where objects are written before they get their name. Not `.part`: Nextcloud refuses what ends so."""
-_PART_NAME = re.compile(r"[a-z2-7]{32}\.[a-z0-9]{1,12}\.[0-9a-f]{16}\Z")
-LEFTOVER_AGE = 86400.0
-"""Seconds after which an object that an upload left behind is removed."""
 
-_FOLDER = re.compile(r"[a-z2-7]{2}\Z")
 _BARE = {"noModTime": True, "noMimeType": True}
 """No more about objects than their size: the rest takes some remotes one more request for each."""
 _LATE = (0.1, 0.4, 1.5)
@@ -140,20 +137,26 @@ class RcloneStore:
         """Names that are being given to something, or taken from it."""
         self._watching: dict[object, set[str]] = {}
 
-    def put(self, name: str, size: int, open_at: OpenAt) -> None:
+    def put(self, name: str, size: int, open_at: OpenAt, *, fresh: bool = False) -> None:
         doing = f"storing {check_name(name)}"
         if self._where().is_atomic:
             with ExitStack() as stack:
-                pieces = whole(open_at, size, lambda: stack.enter_context(self._turn(name)))
+
+                def before_last() -> None:
+                    stack.enter_context(self._turn(name))
+                    self._check_free(name, doing, fresh)
+
+                pieces = whole(open_at, size, before_last)
                 self._upload(name, pieces, size, doing)
                 self._expect(name, size, doing)
             return
         self._sweep()
-        part = f"{_PART}/{name[3:]}.{secrets.token_hex(8)}"
+        part = f"{_PART}/{part_name(name)}"
         try:
             self._upload(part, whole(open_at, size), size, doing)
             self._expect(part, size, doing)
             with self._turn(name):
+                self._check_free(name, doing, fresh)
                 self._publish(part, name, doing)
         except BaseException:
             with suppress(SwarmError):
@@ -175,7 +178,7 @@ class RcloneStore:
     def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         folders = [prefix[:2]] if len(prefix) >= 2 else self._folders()
         for folder in folders:
-            if _FOLDER.match(folder) and folder.startswith(prefix[:2]):
+            if is_folder_name(folder) and folder.startswith(prefix[:2]):
                 yield from sorted(self._list_folder(folder, prefix).items())
 
     def space(self) -> int | None:
@@ -279,6 +282,11 @@ class RcloneStore:
         with self._turn(name):
             return look()
 
+    def _check_free(self, name: str, doing: str, fresh: bool) -> None:
+        """Raise `Exists` if what is to be `fresh` is there; rclone has no way to say so to those behind it."""
+        if fresh and self._size(name, doing) is not None:
+            raise Exists(f"{doing}: {self._remote}: has it already")
+
     def _upload(self, name: str, pieces: Iterable[bytes | memoryview], size: int, doing: str) -> None:
         try:
             upload({"fs": self._where().fs, "remote": name}, pieces, size, self._patience)
@@ -286,16 +294,10 @@ class RcloneStore:
             failure = self._translate(error, doing)
             if isinstance(failure, NotFound):  # of the folder, or the bucket: no news about a share
                 failure = Unavailable(str(failure))
-            if isinstance(failure, Unavailable) and self._has_no_space_for(size):
+            # A full server may say nothing but that something went wrong.
+            if isinstance(failure, Unavailable) and missing_space(self.space, size) is not None:
                 failure = Full(f"{doing}: {self._remote}: has no space left")
             raise failure from error
-
-    def _has_no_space_for(self, size: int) -> bool:
-        """True if it is known: a full server may say nothing but that something went wrong."""
-        with suppress(StoreError):
-            space = self.space()
-            return space is not None and space < size
-        return False
 
     def _expect(self, name: str, size: int, doing: str) -> None:
         """Raise `Unavailable` unless `name` has `size` bytes; some remotes show what they have a little late."""
@@ -395,7 +397,7 @@ class RcloneStore:
         with suppress(SwarmError):  # housekeeping: nothing that fails here is in the way of a share
             for entry in self._entries(_PART, {"noMimeType": True, "filesOnly": True}):
                 is_old = datetime.fromisoformat(entry["ModTime"]).timestamp() < before
-                if _PART_NAME.match(entry["Name"]) and is_old:
+                if is_part_name(entry["Name"]) and is_old:
                     self._remove(f"{_PART}/{entry['Name']}", "removing what is left of an upload")
 
     def _ask(self, doing: str, command: str, **parameters: Any) -> dict[str, Any]:

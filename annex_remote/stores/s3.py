@@ -17,16 +17,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 
-from annex_remote.errors import Damaged, NotFound, StoreError, Unavailable
+from annex_remote.errors import Damaged, Exists, NotFound, StoreError, Unavailable
 from annex_remote.model import Access, ByteStream, OpenAt, check_name
 from annex_remote.stores.http import Answer
 from annex_remote.stores.s3_address import Bucket, read_address
-from annex_remote.stores.s3_answers import check_md5
+from annex_remote.stores.s3_answers import NotUnderstood, check_md5
 from annex_remote.stores.s3_client import BucketClient
-from annex_remote.stores.s3_uploads import PART_SIZE, Hashed, Uploads
+from annex_remote.stores.s3_uploads import ONLY_NEW, PART_SIZE, Hashed, Uploads
 
 __all__ = ["SMALL", "S3Store", "check", "open_store"]
 
@@ -64,18 +64,42 @@ class S3Store:
         self._uploads = Uploads(self._client, part_size, clock)
         self._part_size = part_size
         self._in_chunks = not bucket.is_encrypted
+        self._heeds: bool | None = None
+        """Whether the server heeds `ONLY_NEW`: some refuse it, and others say nothing and replace what is there.
+        None until that was seen."""
 
-    def put(self, name: str, size: int, open_at: OpenAt) -> None:
+    def put(self, name: str, size: int, open_at: OpenAt, *, fresh: bool = False) -> None:
         check_name(name)
         self._client.check_keys(f"putting {name}")
-        if size <= SMALL:
-            self._put_small(name, size, open_at)
-        elif size < self._part_size:
-            self._put_whole(name, size, open_at)
-        else:
-            self._uploads.put(name, size, open_at)
+        if not fresh:
+            self._put(name, size, open_at, {})
+            return
+        is_large = size >= self._part_size
+        if (is_large or not self._heeds) and self.stat(name) is not None:
+            raise Exists(f"putting {name}: it is there already")
+        if self._heeds is False:
+            self._put(name, size, open_at, {})
+            return
+        try:
+            self._put(name, size, open_at, ONLY_NEW)
+        except Exists:
+            self._heeds = True
+            raise
+        except NotUnderstood:
+            if is_large or self._heeds:
+                raise
+            self._put(name, size, open_at, {})  # it was perhaps the condition that it does not understand
+            self._heeds = False
 
-    def _put_small(self, name: str, size: int, open_at: OpenAt) -> None:
+    def _put(self, name: str, size: int, open_at: OpenAt, condition: Mapping[str, str]) -> None:
+        if size >= self._part_size:
+            self._uploads.put(name, size, open_at, fresh=bool(condition))
+        elif size <= SMALL:
+            self._put_small(name, size, open_at, condition)
+        else:
+            self._put_whole(name, size, open_at, condition)
+
+    def _put_small(self, name: str, size: int, open_at: OpenAt, condition: Mapping[str, str]) -> None:
         data = bytearray()
         for piece in open_at(0):
             data += piece
@@ -86,12 +110,28 @@ class S3Store:
             raise Damaged(f"the source gave {few} bytes than the {size} announced")
         md5 = hashlib.md5(data, usedforsecurity=False)
         headers = self._client.bucket.put_headers | {"Content-MD5": base64.b64encode(md5.digest()).decode()}
-        answer = self._client.ask("PUT", name, f"putting {name}", data=bytes(data), headers=headers)
-        self._check_stored(name, size, answer, md5.hexdigest())
 
-    def _put_whole(self, name: str, size: int, open_at: OpenAt) -> None:
+        def send() -> Answer:
+            given = {**headers, **condition}
+            return self._client.ask("PUT", name, f"putting {name}", data=bytes(data), headers=given)
+
+        self._check_stored(name, size, send(), md5.hexdigest())
+        if condition and self._heeds is None:
+            self._try_condition(send)
+
+    def _try_condition(self, send: Callable[[], object]) -> None:
+        """Learn whether the server heeds the condition, by sending once more what it has taken just now."""
+        try:
+            send()
+            self._heeds = False
+        except Exists:
+            self._heeds = True
+        except StoreError:
+            pass  # another put tells
+
+    def _put_whole(self, name: str, size: int, open_at: OpenAt, condition: Mapping[str, str]) -> None:
         content = Hashed(open_at)
-        headers = self._client.bucket.put_headers
+        headers = {**self._client.bucket.put_headers, **condition}
         in_chunks = self._in_chunks
         answer = self._client.send(name, f"putting {name}", size, content, headers=headers, in_chunks=in_chunks)
         self._check_stored(name, size, answer, content.md5.hexdigest())

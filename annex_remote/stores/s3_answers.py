@@ -9,13 +9,15 @@ from typing import NamedTuple
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 
-from annex_remote.errors import Busy, Denied, Full, NotFound, StoreError, Unavailable
+from annex_remote.errors import Busy, Denied, Exists, Full, NotFound, StoreError, Unavailable
 from annex_remote.stores.http import Answer, failure, retry_after
+from annex_remote.stores.numbers import whole_number
 
 __all__ = [
     "LISTINGS",
     "BadSignature",
     "Entry",
+    "NotUnderstood",
     "UploadGone",
     "WrongRegion",
     "check_md5",
@@ -49,6 +51,10 @@ class UploadGone(Unavailable):
     """The server does not know the upload: it was completed or given up, perhaps by another process."""
 
 
+class NotUnderstood(Unavailable):
+    """The server cannot do what was asked, or not as it was asked: perhaps it does not know a header."""
+
+
 _MEANINGS: dict[str, tuple[type[StoreError], str]] = {
     "AccessDenied": (Denied, "forbids it"),
     "AllAccessDisabled": (Denied, "has shut the bucket"),
@@ -63,6 +69,7 @@ _MEANINGS: dict[str, tuple[type[StoreError], str]] = {
     ),
     "UnauthorizedAccess": (Denied, _KEYS_WORDS),
     "Unauthorized": (Denied, _KEYS_WORDS),
+    "PreconditionFailed": (Exists, "has it already"),
     "NoSuchKey": (NotFound, "does not have it"),
     "NoSuchBucket": (Unavailable, "does not have this bucket: make it first, or mend the address"),
     "NoSuchUpload": (UploadGone, "does not have the upload that this belonged to"),
@@ -73,11 +80,12 @@ _MEANINGS: dict[str, tuple[type[StoreError], str]] = {
     "RequestTimeout": (Unavailable, "waited too long for what was sent"),
     "InternalError": (Unavailable, "failed"),
     "OperationAborted": (Unavailable, "was doing something else with it"),
+    "ConditionalRequestConflict": (Unavailable, "was doing something else with it"),
     "InvalidObjectState": (
         Unavailable,
         "has it in an archive (a storage class like GLACIER): it has to be restored there before it can be read",
     ),
-    "NotImplemented": (Unavailable, "cannot do this"),
+    "NotImplemented": (NotUnderstood, "cannot do this"),
     "InvalidStorageClass": (Unavailable, "does not know this storage class: mend class= in the address"),
     "AuthorizationHeaderMalformed": (Unavailable, "is of another region: say region=... in the address"),
     "SlowDown": (Busy, "asks us to slow down"),
@@ -107,7 +115,7 @@ _LOGIN_CODES = {
 _REGION_CODES = {"AuthorizationHeaderMalformed", "PermanentRedirect"}
 _PASSING_CODES = {
     *("NoSuchUpload", "InvalidPart", "BadDigest", "XAmzContentSHA256Mismatch", "IncompleteBody"),
-    *("RequestTimeout", "InternalError", "OperationAborted"),
+    *("RequestTimeout", "InternalError", "OperationAborted", "ConditionalRequestConflict"),
 }
 
 
@@ -141,7 +149,10 @@ def meaning(answer: Answer, doing: str, now: float | None = None) -> StoreError:
         return Unavailable(f"{text} does not answer as an S3 server does (404 to {answer.method})")
     if code and answer.status < 300:
         return Unavailable(f"{text} failed ({code})", passing=True)
-    return failure(answer, f"{doing} ({code})" if code else doing)
+    if answer.status == 412:
+        return Exists(f"{text} has it already")
+    error = failure(answer, f"{doing} ({code})" if code else doing)
+    return NotUnderstood(str(error)) if answer.status in (400, 501) else error
 
 
 def _skew(answer: Answer, now: float | None) -> str:
@@ -234,10 +245,10 @@ class Entry(dict[str, str]):
 
     def number(self, name: str) -> int:
         """Return a field that is a whole number; raises `ValueError`."""
-        text = self[name]
-        if not (text.isascii() and text.isdigit()):
-            raise ValueError(f"{name} is not a number: {text!r}")
-        return int(text)
+        number = whole_number(self[name])
+        if number is None:
+            raise ValueError(f"{name} is not a number: {self[name]!r}")
+        return number
 
 
 def read_page(answer: Answer, kind: str, doing: str) -> tuple[list[Entry], dict[str, str] | None]:

@@ -16,6 +16,7 @@ from annex_remote.errors import Denied, NotFound, StoreError, Unavailable
 from annex_remote.model import Access, ByteStream, Login, OpenAt, check_name
 from annex_remote.stores.aws_keys import find_keys
 from annex_remote.stores.http import Answer, Auth, Client
+from annex_remote.stores.numbers import whole_number
 from annex_remote.stores.s3_address import Bucket
 from annex_remote.stores.s3_answers import LISTINGS, BadSignature, Entry, WrongRegion, meaning, read_page
 from annex_remote.stores.sigv4 import IN_CHUNKS, PLAIN, UNSIGNED, Keys, Signer, length_in_chunks
@@ -177,10 +178,10 @@ class BucketClient:
 
     def size(self, name: str, doing: str) -> int:
         """Return the size of an object in bytes; see `head`."""
-        length = self.head(name, doing).headers.get("Content-Length", "")
-        if not length.isdigit():
+        length = whole_number(self.head(name, doing).headers.get("Content-Length", ""))
+        if length is None:
             raise Unavailable(f"{doing}: {self._client.host} does not say how long it is")
-        return int(length)
+        return length
 
     def delete(self, name: str, doing: str) -> None:
         """Remove an object; raises `NotFound` if the server makes a difference of that."""

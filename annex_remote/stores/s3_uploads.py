@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,15 +13,18 @@ from html import escape
 
 from annex_remote.errors import Busy, Cancelled, Damaged, Denied, StoreError, Unavailable
 from annex_remote.model import OpenAt, check_name
-from annex_remote.stores.s3_answers import Entry, UploadGone, check_md5, etag_of, read_answer
+from annex_remote.stores.http import Answer
+from annex_remote.stores.s3_answers import Entry, NotUnderstood, UploadGone, check_md5, etag_of, read_answer
 from annex_remote.stores.s3_client import BucketClient
 
-__all__ = ["ABANDONED", "PART_SIZE", "Hashed", "Part", "Uploads", "plan_parts"]
+__all__ = ["ABANDONED", "ONLY_NEW", "PART_SIZE", "Hashed", "Part", "Uploads", "plan_parts"]
 
 PART_SIZE = 64 << 20
 """Bytes of a part, at least."""
 ABANDONED = 7 * 86400.0
 """Seconds after which an upload that nobody goes on with is given up."""
+ONLY_NEW = {"If-None-Match": "*"}
+"""The condition that nothing has the name yet; a server that knows it answers 412 where something has."""
 _PARTS = 10_000
 """Parts of an upload, at most."""
 _MD5 = re.compile(r"[0-9a-f]{32}\Z")
@@ -70,14 +73,17 @@ class Uploads:
         self._active: set[str] = set()
         """Ids of the uploads that are under way here."""
 
-    def put(self, name: str, size: int, open_at: OpenAt) -> None:
-        """Store an object of at least one byte in parts; see `model.Store.put`."""
+    def put(self, name: str, size: int, open_at: OpenAt, *, fresh: bool = False) -> None:
+        """Store an object of at least one byte in parts; see `model.Store.put`.
+
+        With `fresh`, whoever calls this has looked; that it is new is asked for all the same, at the end.
+        """
         self._sweep()
         parts = plan_parts(size, self._part_size)
         source = _Source(open_at)
         with self._upload(name, parts) as (upload, there):
             etags = [self._put_part(upload, part, source, there.get(part.number, "")) for part in parts]
-            self._complete(upload, etags, size)
+            self._complete(upload, etags, size, fresh)
 
     @contextmanager
     def _upload(self, name: str, parts: list[Part]) -> Iterator[tuple[_Upload, dict[int, str]]]:
@@ -127,7 +133,7 @@ class Uploads:
             raise Unavailable(f"{doing}: {answer.host} does not say what it has stored")
         return etag
 
-    def _complete(self, upload: _Upload, etags: list[str], size: int) -> None:
+    def _complete(self, upload: _Upload, etags: list[str], size: int, fresh: bool) -> None:
         """Make the object of its parts, and see that it is there."""
         doing = f"putting {upload.name} (all parts together)"
         parts = "".join(
@@ -135,8 +141,19 @@ class Uploads:
             for number, etag in enumerate(etags, 1)
         )
         data = f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode()
+
+        def ask(headers: Mapping[str, str]) -> Answer:
+            return self._client.ask(
+                "POST", upload.name, doing, {"uploadId": upload.id}, data=data, headers=headers
+            )
+
         try:
-            answer = self._client.ask("POST", upload.name, doing, {"uploadId": upload.id}, data=data)
+            try:
+                answer = ask(ONLY_NEW if fresh else {})
+            except NotUnderstood:
+                if not fresh:
+                    raise
+                answer = ask({})  # it was perhaps the condition that it does not understand
             # What fails after a long time of work has the status 200, too.
             read_answer(answer, "CompleteMultipartUpload", doing)
         except Unavailable as error:

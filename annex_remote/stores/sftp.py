@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import posixpath
-import re
-import secrets
 import threading
 import time
 from collections import deque
@@ -18,9 +16,10 @@ from operator import itemgetter
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from annex_remote.errors import BadSetting, Damaged, Denied, Full, NotFound, StoreError, Unavailable
+from annex_remote.errors import BadSetting, Damaged, Denied, Exists, Full, NotFound, StoreError, Unavailable
 from annex_remote.model import Access, OpenAt, check_name
 from annex_remote.stores.address import Place, parse_place
+from annex_remote.stores.parts import LEFTOVER_AGE, is_folder_name, is_part_name, missing_space, part_name
 from annex_remote.stores.sftp_packets import Attributes, Code, Refusal
 from annex_remote.stores.sftp_session import Line, Reply, Session
 from annex_remote.stores.ssh import tunnel
@@ -29,12 +28,6 @@ __all__ = ["SftpStore", "check", "open_store"]
 
 _PART = b".part"
 """The folder where files are written before they get their name."""
-
-LEFTOVER_AGE = 86400.0
-"""Seconds after which a file that a killed writer left behind is removed."""
-
-_PART_NAME = re.compile(rb"[a-z2-7]{32}\.[a-z0-9]{1,12}\.[0-9a-f]{16}\Z")
-_FOLDER_NAME = re.compile(r"[a-z2-7]{2}\Z")
 
 _WINDOW = 2 << 20
 """Bytes that are on the way at a time for one file: what ssh itself lets through before it wants to hear of it."""
@@ -100,7 +93,7 @@ class SftpStore:
         self._made: list[bytes] = []
         """Folders that were made by this object, in their order."""
 
-    def put(self, name: str, size: int, open_at: OpenAt) -> None:
+    def put(self, name: str, size: int, open_at: OpenAt, *, fresh: bool = False) -> None:
         target = self._path(name)
         with self._translated(f"writing {name}"):
             session = self._putting.session()
@@ -108,9 +101,14 @@ class SftpStore:
                 self._make_folder(session, folder)
             self._sweep(session)
             part = self._new_part(target)
+            # Asked before the share is sent, and heard after it: that costs no time.
+            looked = session.lstat(target) if fresh else None
             try:
                 self._write(session, part, size, open_at)
-                self._publish(session, part, target)
+                if looked is None:
+                    self._publish(session, part, target)
+                else:
+                    self._publish_new(session, part, target, looked)
             except BaseException as error:
                 with suppress(Refusal, StoreError):
                     session.remove(part).wait()
@@ -143,6 +141,22 @@ class SftpStore:
                     if self._is_published(session, part, target):
                         return
         session.rename(part, target).wait()
+
+    def _publish_new(self, session: Session, part: bytes, target: bytes, looked: Reply[Attributes]) -> None:
+        """Give a file its name if nothing has it, raise `Exists` else; `looked` is what was asked of it before.
+
+        OpenSSH's server, and what follows the draft, refuse by themselves to rename to a name that is taken, but
+        some replace what has it: hence the look.
+        """
+        exists = Exists(f"{target.decode()} in {self._where} is there already")
+        if _unless_absent(looked) is not None:
+            raise exists
+        try:
+            session.rename(part, target, replace=False).wait()
+        except Refusal as refusal:
+            if _unless_absent(session.lstat(target)) is not None:
+                raise exists from refusal
+            raise
 
     def _is_published(self, session: Session, part: bytes, target: bytes) -> bool:
         """Try to do in steps what is not to be had in one; what has the name is put aside, and back if need be."""
@@ -197,7 +211,7 @@ class SftpStore:
         with self._translated("listing"):
             session = self._asking.session()
             folders = [prefix[:2]] if len(prefix) >= 2 else self._folders(session)
-            folders = [folder for folder in folders if _FOLDER_NAME.match(folder)]
+            folders = [folder for folder in folders if is_folder_name(folder)]
             for first in range(0, len(folders), _FOLDERS):
                 some = [self._join(folder.encode()) for folder in folders[first : first + _FOLDERS]]
                 for folder, entry, attributes in sorted(_list_folders(session, some), key=itemgetter(0, 1)):
@@ -235,7 +249,7 @@ class SftpStore:
         return posixpath.join(self._root, *names)
 
     def _new_part(self, target: bytes) -> bytes:
-        return self._join(_PART, b"%s.%s" % (posixpath.basename(target), secrets.token_hex(8).encode()))
+        return self._join(_PART, part_name(target.decode()).encode())
 
     @contextmanager
     def _translated(self, doing: str) -> Iterator[None]:
@@ -260,10 +274,12 @@ class SftpStore:
         """Tell whether that is why; OpenSSH's server has one code for all errors that it has no other one for."""
         if refusal.code != Code.FAILURE:
             return False
-        with suppress(Refusal, StoreError):
-            space = self._space(session)
-            return space is not None and space < size + _MARGIN
-        return False
+
+        def space() -> int | None:
+            with self._translated("asking for free space"):
+                return self._space(session)
+
+        return missing_space(space, size + _MARGIN) is not None
 
     def _make_folder(self, session: Session, folder: bytes) -> None:
         if folder in self._there or folder in (b"", b"/", b"."):
@@ -301,7 +317,9 @@ class SftpStore:
                 self._join(_PART, name)
                 # Ours alone: by their form, and never through a link that somebody put there.
                 for _, name, attributes in _list_folders(session, [self._join(_PART)])
-                if _PART_NAME.match(name) and attributes.is_file and (attributes.modified or before) < before
+                if is_part_name(name.decode(errors="replace"))
+                and attributes.is_file
+                and (attributes.modified or before) < before
             ]
             for reply in [session.remove(path) for path in old]:
                 reply.wait()

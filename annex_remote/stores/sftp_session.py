@@ -161,9 +161,13 @@ class Session:
         """True if a rename replaces what is there, in one step."""
         return _POSIX_RENAME in self._extensions
 
-    def rename(self, old: bytes, new: bytes) -> Reply[None]:
-        """Ask to give a file another name; if something has it, that is refused unless the server `replaces`."""
-        if self.replaces:
+    def rename(self, old: bytes, new: bytes, *, replace: bool = True) -> Reply[None]:
+        """Ask to give a file another name.
+
+        If something has it, that is refused, unless the server `replaces` and is to `replace` it. Some servers
+        replace it all the same.
+        """
+        if replace and self.replaces:
             return self._extended(_done, _POSIX_RENAME, string(old), string(new))
         return self._ask(_done, Kind.RENAME, string(old), string(new))
 

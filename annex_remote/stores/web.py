@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 from typing import NoReturn
 from urllib.parse import unquote, urljoin
 
-from annex_remote.errors import BadSetting, Damaged, Denied, NotFound, Unavailable
+from annex_remote.errors import Damaged, Denied, NotFound, Unavailable
 from annex_remote.model import Access, ByteStream, OpenAt, check_name
 from annex_remote.stores.address import Place, parse_place
 from annex_remote.stores.http import Answer, Client
@@ -31,10 +31,7 @@ def check(address: str) -> str:
 
 def _place(address: str) -> Place:
     scheme = address.partition(":")[0]
-    place = parse_place(address, options=["ca"], default_port=_PORTS.get(scheme))
-    if "ca" in place.options and scheme != "https":
-        raise BadSetting(f"'{place}': ca= goes with https: only")
-    return place
+    return parse_place(address, options=["ca"] if scheme == "https" else (), default_port=_PORTS.get(scheme))
 
 
 def open_store(address: str, access: Access) -> WebStore:
@@ -53,7 +50,7 @@ class WebStore:
         self._lists = False
         """True if a page was seen that lists something of ours: from then on, what is not listed is not there."""
 
-    def put(self, name: str, size: int, open_at: OpenAt) -> None:
+    def put(self, name: str, size: int, open_at: OpenAt, *, fresh: bool = False) -> None:
         self._refuse(f"writing {check_name(name)}")
 
     def read(self, name: str, start: int = 0, length: int | None = None) -> ByteStream:

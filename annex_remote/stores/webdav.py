@@ -6,8 +6,6 @@ servers show a file while it is still being sent. Where a server cannot move, it
 
 from __future__ import annotations
 
-import re
-import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -17,12 +15,14 @@ from typing import TypeVar
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
-from annex_remote.errors import Busy, Damaged, Denied, Full, NotFound, SwarmError, Unavailable
+from annex_remote.errors import Busy, Damaged, Denied, Exists, Full, NotFound, SwarmError, Unavailable
 from annex_remote.model import Access, ByteStream, OpenAt, check_name
 from annex_remote.stores.address import parse_place
 from annex_remote.stores.http import Answer, Client, failure
 from annex_remote.stores.http_login import auth_for
 from annex_remote.stores.nextcloud import Chunking
+from annex_remote.stores.numbers import whole_number
+from annex_remote.stores.parts import LEFTOVER_AGE, is_folder_name, is_part_name, missing_space, part_name
 
 __all__ = ["WebDavStore", "check", "open_store"]
 
@@ -32,15 +32,11 @@ _INCOMING = "incoming"
 """The folder where files are written before they get their name. Not ``.part``: Nextcloud has a use of its own for
 names that end so, and refuses them; and many a server hides, or refuses, what begins with a dot."""
 
-LEFTOVER_AGE = 86400.0
-"""Seconds after which a file that a killed writer left behind is removed."""
-
-_PART_NAME = re.compile(r"[a-z2-7]{32}\.[a-z0-9]{1,12}\.[0-9a-f]{16}\Z")
-_FOLDER_NAME = re.compile(r"[a-z2-7]{2}\Z")
-_NUMBER = re.compile(r"[0-9]{1,18}\Z")
 _DONE = (200, 201, 202, 204)
 _IN_THE_WAY = (403, 404, 409, 412, 423, 500)
 """What servers say to a move when its folder is missing, or somebody else moves to the same name just then."""
+_TAKEN = 412
+"""Said to a move that must not replace anything."""
 _CANNOT = (405, 501)
 _ELSEWHERE = (400, 502)
 """Said of a destination that is another server's, as that one sees it: it may stand behind one that ends TLS."""
@@ -105,10 +101,10 @@ class WebDavStore:
         self._moves = True
         """False once the server has said that it cannot move."""
 
-    def put(self, name: str, size: int, open_at: OpenAt) -> None:
+    def put(self, name: str, size: int, open_at: OpenAt, *, fresh: bool = False) -> None:
         target, doing, source = self._path(name), f"writing {name}", _Source(open_at)
         try:
-            self._put(target, size, source, doing)
+            self._put(target, size, source, doing, fresh)
         except BaseException as error:
             self._made.clear()  # perhaps somebody has taken a folder away
             if error is source.error:
@@ -119,25 +115,30 @@ class WebDavStore:
                 self._raise_if_full(size, doing, error)
             raise
 
-    def _put(self, target: str, size: int, source: _Source, doing: str) -> None:
+    def _put(self, target: str, size: int, source: _Source, doing: str, fresh: bool) -> None:
         # Before anything large is sent, small requests have settled who we are and that the folders are there.
         if self._moves:
             self._make_folder(f"{self._root}/{_INCOMING}", doing)
             self._sweep()
             if self._chunking.suits(size, doing):
                 self._make_folder(_folder(target), doing)
-                self._chunking.put(target, size, source, doing)
+                if fresh and self._size(target, doing) is not None:  # rather than after so much was sent
+                    raise self._exists(doing)
+                self._chunking.put(target, size, source, doing, fresh=fresh)
                 self._require_size(target, size, doing)
                 return
-            if self._put_and_move(target, size, source, doing):
+            if self._put_and_move(target, size, source, doing, fresh):
                 return
             self._moves = False
         self._make_folder(_folder(target), doing)
-        self._put_directly(target, size, source, doing)
+        self._put_directly(target, size, source, doing, fresh)
 
-    def _put_and_move(self, target: str, size: int, source: _Source, doing: str) -> bool:
+    def _exists(self, doing: str) -> Exists:
+        return Exists(f"{doing}: {self._client.host} has it already")
+
+    def _put_and_move(self, target: str, size: int, source: _Source, doing: str, fresh: bool) -> bool:
         """Send a share to a name of its own and move it; False, and nothing has changed, if the server cannot."""
-        part = f"{self._root}/{_INCOMING}/{target.rpartition('/')[2]}.{secrets.token_hex(8)}"
+        part = f"{self._root}/{_INCOMING}/{part_name(target)}"
         try:
             self._send(part, size, source, doing)
         except BaseException as error:
@@ -147,7 +148,7 @@ class WebDavStore:
             raise
         # While nobody says how it ended it may be under way, and what was at `target` gone already: that is no
         # time to take the part away.
-        answer = self._move(part, target, doing)
+        answer = self._move(part, target, doing, fresh)
         if answer.status in _DONE:
             return True
         cannot = answer.status in _CANNOT or (len(self._destinations) > 1 and answer.status in _ELSEWHERE)
@@ -157,8 +158,10 @@ class WebDavStore:
             return False
         raise failure(answer, doing)
 
-    def _put_directly(self, target: str, size: int, source: _Source, doing: str) -> None:
+    def _put_directly(self, target: str, size: int, source: _Source, doing: str, fresh: bool) -> None:
         before = self._size(target, doing)
+        if fresh and before is not None:  # many servers do not heed If-None-Match when something is put
+            raise self._exists(doing)
         try:
             self._send(target, size, source, doing)
         except BaseException:
@@ -177,11 +180,8 @@ class WebDavStore:
 
     def _raise_if_full(self, size: int, doing: str, error: Unavailable) -> None:
         """Raise `Full` if what failed can be told from its free space: some servers only say 500, or hang up."""
-        try:
-            free = self.space()
-        except SwarmError:
-            return
-        if free is not None and free < size:
+        free = missing_space(self.space, size)
+        if free is not None:
             raise Full(f"{doing}: {self._client.host} has {free} bytes left, and {size} are needed") from error
 
     def _require_size(self, path: str, size: int, doing: str) -> None:
@@ -192,11 +192,14 @@ class WebDavStore:
                 passing=True,
             )
 
-    def _move(self, part: str, target: str, doing: str) -> Answer:
-        """Give the file at `part` its name; return the last answer, whatever it says."""
+    def _move(self, part: str, target: str, doing: str, fresh: bool) -> Answer:
+        """Give the file at `part` its name; return the last answer, whatever it says.
+
+        If it is to be `fresh` and something has the name, removes the part and raises `Exists`.
+        """
         for _ in range(_MOVES):
             for before in self._destinations:
-                headers = {"Destination": before + target, "Overwrite": "T"}
+                headers = {"Destination": before + target, "Overwrite": "F" if fresh else "T"}
                 answer = self._client.ask("MOVE", part, doing, headers=headers, ok=range(200, 600))
                 if answer.status in _DONE:
                     self._destinations = (before,)
@@ -204,6 +207,9 @@ class WebDavStore:
                     break
             if answer.status not in _IN_THE_WAY:
                 break
+            if fresh and answer.status == _TAKEN and self._size(target, doing) is not None:
+                self._discard(part)
+                raise self._exists(doing)
             self._made.discard(_folder(target))
             self._make_folder(_folder(target), doing)
         return answer
@@ -220,7 +226,7 @@ class WebDavStore:
             headers = _twice(lambda: self._client.ask("HEAD", path, doing)).headers
         except NotFound:
             return None
-        length = _number(headers.get("Content-Length", ""))
+        length = whole_number(headers.get("Content-Length", ""))
         is_page = headers.get("Content-Type", "").startswith("text/html")  # of a hotel's network, perhaps
         if length is not None and not is_page and "Content-Encoding" not in headers:
             return length
@@ -242,10 +248,10 @@ class WebDavStore:
     def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         doing = "listing"
         if "/" in prefix or len(prefix) > 2:
-            folders = [prefix[:2]] if _FOLDER_NAME.match(prefix[:2]) and prefix[2:3] == "/" else []
+            folders = [prefix[:2]] if is_folder_name(prefix[:2]) and prefix[2:3] == "/" else []
         else:
             members = self._members(f"{self._root}/", 1, doing)
-            folders = [each.name for each in members if each.is_folder and _FOLDER_NAME.match(each.name)]
+            folders = [each.name for each in members if each.is_folder and is_folder_name(each.name)]
         for folder in sorted({each for each in folders if each.startswith(prefix[:2])}):
             members = self._members(f"{self._root}/{folder}/", 1, doing)
             for member in sorted(members, key=lambda each: each.name):
@@ -259,7 +265,7 @@ class WebDavStore:
     def space(self) -> int | None:
         members = self._members(f"{self._root}/", 0, "asking for free space", b"<quota-available-bytes/>")
         # Below zero Nextcloud says that it does not know, or that there is no limit.
-        return _number(members[0].available) if members else None
+        return whole_number(members[0].available) if members else None
 
     def close(self) -> None:
         self._client.close()
@@ -290,8 +296,9 @@ class WebDavStore:
             answer = self._client.ask("MKCOL", path + "/", doing, ok=range(200, 600))
         if answer.status not in (200, 201, 204, 405):  # 405: there is something already
             error = failure(answer, doing)
-            # Some have other words for that. Who wants a login or peace is not asked again.
-            is_final = isinstance(error, Busy | Full) or answer.status == 401
+            # Some have other words for that, or somebody else is making it. Who wants a login or peace is not
+            # asked again.
+            is_final = (isinstance(error, Busy | Full) and answer.status != 423) or answer.status == 401
             if is_final or not self._is_folder(path, doing):
                 raise error
         self._made.add(path)
@@ -322,7 +329,7 @@ class WebDavStore:
                 written = _seconds(member.modified)
                 if written is None or now - written <= LEFTOVER_AGE or member.is_folder:
                     continue
-                if _PART_NAME.match(member.name):
+                if is_part_name(member.name):
                     self._discard(f"{self._root}/{_INCOMING}/{member.name}")
 
 
@@ -363,10 +370,6 @@ def _is_ours(name: str) -> bool:
     except Damaged:
         return False
     return True
-
-
-def _number(text: str) -> int | None:
-    return int(text) if _NUMBER.match(text) else None
 
 
 def _seconds(date: str) -> float | None:
@@ -412,7 +415,7 @@ def _member(response: ElementTree.Element) -> _Member | None:
         # The last part alone: what stands before it depends on the server and on what stands before the server.
         name=unquote(path.rstrip("/").rpartition("/")[2], errors="surrogateescape"),
         is_folder=any(each.find("{DAV:}prop/{DAV:}resourcetype/{DAV:}collection") is not None for each in found),
-        size=_number(said("getcontentlength")),
+        size=whole_number(said("getcontentlength")),
         modified=said("getlastmodified"),
         available=said("quota-available-bytes"),
     )

@@ -11,37 +11,41 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from annex_remote.errors import Busy, NotFound, Unavailable
+from annex_remote.limits import MAX_CONNECTIONS
 from annex_remote.model import ByteStream, OpenAt, Store
 
 __all__ = ["Around", "AroundStream", "Marked", "Measured", "Rates", "Retrying", "Watched"]
+
+
+T = TypeVar("T")
 
 
 class Around:
     """A store around a store that changes nothing: the wrappers say only what they do otherwise."""
 
     def __init__(self, store: Store) -> None:
-        self._store = store
+        self.store = store
 
-    def put(self, name: str, size: int, open_at: OpenAt) -> None:
-        self._store.put(name, size, open_at)
+    def put(self, name: str, size: int, open_at: OpenAt, *, fresh: bool = False) -> None:
+        self.store.put(name, size, open_at, fresh=fresh)
 
     def read(self, name: str, start: int = 0, length: int | None = None) -> ByteStream:
-        return self._store.read(name, start, length)
+        return self.store.read(name, start, length)
 
     def stat(self, name: str) -> int | None:
-        return self._store.stat(name)
+        return self.store.stat(name)
 
     def delete(self, name: str) -> None:
-        self._store.delete(name)
+        self.store.delete(name)
 
     def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
-        return self._store.list(prefix)
+        return self.store.list(prefix)
 
     def space(self) -> int | None:
-        return self._store.space()
+        return self.store.space()
 
     def close(self) -> None:
-        self._store.close()
+        self.store.close()
 
 
 class AroundStream:
@@ -62,7 +66,7 @@ class AroundStream:
         self._stream.__exit__(*error)
 
 
-CROWD = 32
+CROWD = 2 * MAX_CONNECTIONS  # what may be asked of a store at once is no crowd, nor are two transfers of it
 CROWD_WAIT = 2.0
 """A store that owes this many answers, the oldest for so many seconds, gets no more: each takes a thread."""
 
@@ -97,36 +101,38 @@ class Watched(Around):
             with self._lock:
                 del self._owed[question]
 
-    def put(self, name: str, size: int, open_at: OpenAt) -> None:
+    def put(self, name: str, size: int, open_at: OpenAt, *, fresh: bool = False) -> None:
         # How long this takes is between the store and whoever feeds it: the transfer has its own clock.
         with self._asking():
             pass
-        self._store.put(name, size, open_at)
+        self.store.put(name, size, open_at, fresh=fresh)
 
     def read(self, name: str, start: int = 0, length: int | None = None) -> ByteStream:
         with self._asking():
-            return _WatchedStream(self, self._store.read(name, start, length))
+            return _WatchedStream(self, self.store.read(name, start, length))
 
     def stat(self, name: str) -> int | None:
         with self._asking():
-            return self._store.stat(name)
+            return self.store.stat(name)
 
     def delete(self, name: str) -> None:
         with self._asking():
-            self._store.delete(name)
+            self.store.delete(name)
 
     def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
-        with self._asking():
-            return iter(list(self._store.list(prefix)))
+        # Each name is an answer: a large store may be listed for longer than `stall`, and is not silent.
+        items = iter(self.store.list(prefix))
+        while (item := self.next_of(items)) is not None:
+            yield item
 
     def space(self) -> int | None:
         with self._asking():
-            return self._store.space()
+            return self.store.space()
 
-    def next_piece(self, pieces: Iterator[bytes]) -> bytes | None:
-        """Take the next piece of a stream, None at its end."""
+    def next_of(self, answers: Iterator[T]) -> T | None:
+        """Take the next of what a store gives in pieces, None at its end."""
         with self._asking():
-            return next(pieces, None)
+            return next(answers, None)
 
 
 class _WatchedStream(AroundStream):
@@ -136,7 +142,7 @@ class _WatchedStream(AroundStream):
 
     def __iter__(self) -> Iterator[bytes]:
         pieces = iter(self._stream)
-        while (piece := self._watched.next_piece(pieces)) is not None:
+        while (piece := self._watched.next_of(pieces)) is not None:
             yield piece
 
 
@@ -159,26 +165,26 @@ class Marked(Around):
     def _check(self) -> None:
         if self._seen is not None and self._clock() - self._seen < MARKER_AGE:
             return
-        if self._store.stat(self._marker) is None:
+        if self.store.stat(self._marker) is None:
             self._seen = None
             raise Unavailable(
                 "it does not have this store's marker: something else is there, or nothing (an unmounted disk)"
             )
         self._seen = self._clock()
 
-    def put(self, name: str, size: int, open_at: OpenAt) -> None:
+    def put(self, name: str, size: int, open_at: OpenAt, *, fresh: bool = False) -> None:
         self._check()
-        self._store.put(name, size, open_at)
+        self.store.put(name, size, open_at, fresh=fresh)
 
     def read(self, name: str, start: int = 0, length: int | None = None) -> ByteStream:
         try:
-            return self._store.read(name, start, length)
+            return self.store.read(name, start, length)
         except NotFound:
             self._check()
             raise
 
     def stat(self, name: str) -> int | None:
-        size = self._store.stat(name)
+        size = self.store.stat(name)
         if name == self._marker:  # asked by those who want to know whether it is the right place
             self._seen = None if size is None else self._clock()
         if size is None:
@@ -187,11 +193,11 @@ class Marked(Around):
 
     def delete(self, name: str) -> None:
         self._check()
-        self._store.delete(name)
+        self.store.delete(name)
 
     def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         anything = False
-        for item in self._store.list(prefix):
+        for item in self.store.list(prefix):
             anything = True
             yield item
         if not anything:
@@ -201,8 +207,6 @@ class Marked(Around):
 ATTEMPTS = 4
 FIRST_PAUSE = 0.25
 LONGEST_PAUSE = 8.0
-
-T = TypeVar("T")
 
 
 class Retrying(Around):
@@ -244,27 +248,39 @@ class Retrying(Around):
             raise error
         self._sleep(wait)
 
-    def put(self, name: str, size: int, open_at: OpenAt) -> None:
-        self._again(lambda: self._store.put(name, size, open_at))
+    def put(self, name: str, size: int, open_at: OpenAt, *, fresh: bool = False) -> None:
+        self._again(lambda: self.store.put(name, size, open_at, fresh=fresh))
 
     def read(self, name: str, start: int = 0, length: int | None = None) -> ByteStream:
         return _ResumingStream(self, name, start, length)
 
     def open(self, name: str, start: int, length: int | None) -> ByteStream:
         """Open a stream of the store itself, which breaks when it breaks."""
-        return self._again(lambda: self._store.read(name, start, length))
+        return self._again(lambda: self.store.read(name, start, length))
 
     def stat(self, name: str) -> int | None:
-        return self._again(lambda: self._store.stat(name))
+        return self._again(lambda: self.store.stat(name))
 
     def delete(self, name: str) -> None:
-        self._again(lambda: self._store.delete(name))
+        self._again(lambda: self.store.delete(name))
 
     def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
-        return iter(self._again(lambda: list(self._store.list(prefix))))
+        seen: set[str] = set()
+        failures = 0
+        while True:
+            try:
+                for name, size in self.store.list(prefix):
+                    if name not in seen:
+                        failures = 0  # it is getting on
+                        seen.add(name)
+                        yield name, size
+                return
+            except (Busy, Unavailable) as error:
+                failures += 1
+                self.pause(error, failures)
 
     def space(self) -> int | None:
-        return self._again(self._store.space)
+        return self._again(self.store.space)
 
 
 class _ResumingStream(AroundStream):
@@ -312,14 +328,14 @@ class Measured(Around):
         self._clock = clock
         self.rates = Rates()
 
-    def put(self, name: str, size: int, open_at: OpenAt) -> None:
+    def put(self, name: str, size: int, open_at: OpenAt, *, fresh: bool = False) -> None:
         began = self._clock()
-        self._store.put(name, size, open_at)
+        self.store.put(name, size, open_at, fresh=fresh)
         self.rates = replace(self.rates, up=_rate(size, self._clock() - began))
 
     def read(self, name: str, start: int = 0, length: int | None = None) -> ByteStream:
         began = self._clock()
-        return _MeasuredStream(self, self._store.read(name, start, length), began)
+        return _MeasuredStream(self, self.store.read(name, start, length), began)
 
     def pieces(self, stream: ByteStream, began: float) -> Iterator[bytes]:
         """Pass the pieces of a stream on, and note how they came."""

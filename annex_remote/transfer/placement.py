@@ -27,21 +27,30 @@ class Candidate:
     free: int | None = None
 
 
-def place(object_id: str, candidates: Sequence[Candidate], total: int, share_size: int) -> list[int]:
+def place(
+    object_id: str,
+    candidates: Sequence[Candidate],
+    total: int,
+    share_size: int,
+    beside: Sequence[Candidate] = (),
+) -> list[int]:
     """Return the numbers of at most `total` candidates, ascending.
 
-    Stores and zones get as equal a part as there is; among equals the score decides. A store that says that
-    it has no room for its shares comes last: it is tried only if nothing else is left.
+    Stores and zones get as equal a part as there is, with what those `beside` have already; among equals the
+    score decides. A store that says that it has no room for its shares, those `beside` among them, comes last:
+    it is tried only if nothing else is left.
     """
     if len(candidates) <= total:
         return sorted(candidate.number for candidate in candidates)
     left = list(candidates)
-    in_store: Counter[str] = Counter()
-    in_zone: Counter[str] = Counter()
+    in_store = Counter(candidate.store for candidate in beside)
+    in_zone = Counter(candidate.zone or candidate.store for candidate in beside)
+    # What is beside may be on its way still, and not be off the free space yet: in doubt there is less room.
+    sent = in_store.copy()
     chosen: list[int] = []
 
     def rank(candidate: Candidate) -> tuple[bool, int, int, float]:
-        wanted = share_size * (in_store[candidate.store] + 1)
+        wanted = share_size * (sent[candidate.store] + 1)
         full = candidate.free is not None and candidate.free < wanted
         zone = candidate.zone or candidate.store
         return full, in_zone[zone], in_store[candidate.store], -_score(object_id, candidate)
@@ -50,6 +59,7 @@ def place(object_id: str, candidates: Sequence[Candidate], total: int, share_siz
         best = min(left, key=rank)
         left.remove(best)
         chosen.append(best.number)
+        sent[best.store] += 1
         in_store[best.store] += 1
         in_zone[best.zone or best.store] += 1
     return sorted(chosen)

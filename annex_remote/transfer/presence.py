@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 from annex_remote.errors import Cancelled, Damaged, NotFound, Unavailable
 from annex_remote.model import Coding
-from annex_remote.transfer.opening import OpenShare, largest_group, open_share
+from annex_remote.transfer.figures import Book
+from annex_remote.transfer.opening import PEEK, OpenShare, largest_group, open_share
 from annex_remote.transfer.sites import (
     TICK,
     Answer,
@@ -25,6 +26,7 @@ from annex_remote.transfer.sites import (
     shares,
     silence,
 )
+from annex_remote.transfer.trace import Trace
 
 __all__ = ["GRACE", "Look", "Sighting", "is_present", "remove_object"]
 
@@ -36,6 +38,8 @@ GRACE = 0.1
 class Sighting:
     """What the stores said about one object so far."""
 
+    sites: int = 0
+    """How many places there are."""
     shares: list[OpenShare] = field(default_factory=list)
     """Shares whose tail is proved."""
     absent: list[Site] = field(default_factory=list)
@@ -45,6 +49,7 @@ class Sighting:
     """Sites whose store could not be asked: they may have anything."""
 
     def add(self, answer: Answer[Site, OpenShare]) -> None:
+        self.silent.pop(answer.asked, None)
         if answer.value is not None:
             self.shares.append(answer.value)
         elif isinstance(answer.error, NotFound):
@@ -57,6 +62,11 @@ class Sighting:
     @property
     def doubtful(self) -> dict[Site, Exception]:
         return {**self.damaged, **self.silent}
+
+    @property
+    def is_worse(self) -> bool:
+        """True if an answer was anything but a good share."""
+        return bool(self.absent or self.damaged or self.silent)
 
     def decodable(self) -> list[OpenShare]:
         """Return the shares of the largest upload if they are enough to rebuild it, else nothing."""
@@ -76,9 +86,25 @@ class Sighting:
         lines = [(site, f"share {site.number} is damaged: {error}") for site, error in self.damaged.items()]
         lines += [(site, explain(error)) for site, error in self.silent.items()]
         if missing:
-            lines += [(site, f"share {site.number} is missing") for site in self.absent]
+            lines += [(site, f"share {site.number} is missing") for site in self._missing()]
         for site, text in sorted(lines, key=lambda line: line[0].number):
             notes.add(site.name, text)
+
+    def _missing(self) -> list[Site]:
+        """Return the sites whose share is to be there and is not.
+
+        Of a whole object these are only those that its signed table has; and where there are more sites than
+        shares, as long as those that did not answer could have the rest, nothing is missed.
+        """
+        group = self.decodable()
+        if not group:
+            return self.absent
+        wanted = max(len(share.tail.roots) for share in group)
+        listed = {number for share in group for number in share.tail.roots}
+        unsure = self.sites - len(self.shares) - len(self.absent)
+        if self.sites > wanted and len(group) + unsure >= wanted:
+            return []
+        return [site for site in self.absent if site.number in listed]
 
 
 def _never(_: Sighting) -> bool:
@@ -86,7 +112,11 @@ def _never(_: Sighting) -> bool:
 
 
 class Look:
-    """Asks all sites at once for their share of an object; `sighting` grows with each answer."""
+    """Asks sites for their share of an object; `sighting` grows with each answer.
+
+    All are asked at once; with `at_first`, so many of them are, and the others as soon as one of those is of no
+    use, or `patience` seconds have passed, or `ask_rest` is called. `book` learns how fast the stores answer.
+    """
 
     def __init__(
         self,
@@ -97,18 +127,76 @@ class Look:
         needed: int,
         stall: float,
         with_hashes: bool = False,
+        at_first: int | None = None,
+        patience: float = 0.0,
+        book: Book | None = None,
+        trace: Trace | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
-        self.sighting = Sighting()
+        self.sighting = Sighting(len(sites))
+        self._open_share = partial(
+            open_share, object_id=object_id, verify_key=verify_key, needed=needed, with_hashes=with_hashes
+        )
         self._stall = stall
+        self._patience = patience
+        self._book = book or Book()
+        self._trace = trace or Trace()
         self._clock = clock
         self._began = clock()
-        self._asking = Asking(
-            {
-                site: partial(open_share, site, object_id, verify_key, needed=needed, with_hashes=with_hashes)
-                for site in sites
-            }
-        )
+        self._inside: dict[Site, tuple[float, Callable[[], None]]] = {}
+        """When a store was asked, or brought something, and what lets the next one ask it if it hangs.
+
+        A store that is not here yet has not been asked: the question waits at the gate.
+        """
+        self._abandoned = threading.Event()
+        at_first = len(sites) if at_first is None else at_first
+        self._rest = list(sites[at_first:])
+        self._asking: Asking[Site, OpenShare] = Asking(self._questions(sites[:at_first]))
+
+    def _questions(self, sites: Iterable[Site]) -> dict[Site, Callable[[], OpenShare]]:
+        return {site: partial(self._ask, site) for site in sites}
+
+    def _ask(self, site: Site) -> OpenShare:
+        line = self._trace.ask(site.name, site.number, 0, 0, "open")
+        question = object()
+
+        with site.gate.pass_(self._abandoned) as leave:
+            let_go = partial(self._let_go, question, leave)
+            self._inside[site] = self._clock(), let_go
+
+            def heard(count: int) -> None:
+                self._inside[site] = self._clock(), let_go
+                line.heard = self._trace.now() if line.heard is None else line.heard
+                line.bytes += count
+                self._book.came(question, count, self._clock())
+
+            if self._abandoned.is_set():
+                raise Cancelled("nobody waits for the answer")
+            line.began = self._trace.now()
+            self._book.asked(question, site.name, PEEK, self._clock())
+            try:
+                share = self._open_share(site, heard=heard)
+            except Exception as error:
+                self._book.over(question, self._clock(), failed=not isinstance(error, NotFound | Damaged))
+                line.how = explain(error)
+                raise
+            else:
+                self._book.over(question, self._clock())
+                line.how = "done"
+            finally:
+                line.ended = self._trace.now()
+        return share
+
+    def _let_go(self, question: object, leave: Callable[[], None]) -> None:
+        """Let the next one ask a store that hangs; what is known of it is what it did until now."""
+        self._book.over(question, self._clock(), failed=True)
+        leave()
+
+    def ask_rest(self) -> None:
+        """Ask those that have not been asked yet."""
+        if self._rest:
+            self._asking.add(self._questions(self._rest))
+            self._rest = []
 
     def wait(
         self,
@@ -119,36 +207,55 @@ class Look:
     ) -> Sighting:
         """Return when all have answered, or after `grace` seconds of what is `enough`.
 
-        Who has not answered after `stall` seconds counts as silent. Raises `Cancelled`.
+        Who has not answered within `stall` seconds counts as silent. Raises `Cancelled`.
         """
         enough_since: float | None = None
-        while self._asking.open:
+        while not self.is_over:
             now = self._clock()
             if cancelled is not None and cancelled.is_set():
+                self.abandon()
                 raise Cancelled("the work was called off")
-            if now - self._began >= self._stall:
-                self._silent()
-                break
             if enough(self.sighting):
                 enough_since = now if enough_since is None else enough_since
-                if now - enough_since >= grace:
+                if now - enough_since >= grace or self._all_asked_are_done:
                     break
-            until = self._began + self._stall if enough_since is None else enough_since + grace
-            self._take(min(until - now, TICK))
+            elif self._rest and (self.sighting.is_worse or not self._asking.open or now >= self._impatient):
+                self.ask_rest()
+            pause = TICK if enough_since is None else min(TICK, enough_since + grace - now)
+            if self._rest and now < self._impatient:
+                pause = min(pause, self._impatient - now)
+            silent_at = [since + self._stall for since, _ in list(self._inside.values())]
+            self._take(min([pause, *(at - now for at in silent_at if at > now)]))
         return self.sighting
 
     @property
+    def _impatient(self) -> float:
+        """When those that have not been asked yet are asked at the latest."""
+        return self._began + self._patience
+
+    @property
     def is_over(self) -> bool:
-        """True if nothing more can come: all have answered, or the time for it is up."""
-        return not self._asking.open or self._clock() - self._began >= self._stall
+        """True if nothing more can come: all have answered, or have had the time for it."""
+        self._note_silent(self._stall)
+        return not self._rest and self._all_asked_are_done
+
+    @property
+    def _all_asked_are_done(self) -> bool:
+        return all(site in self.sighting.silent for site in self._asking.open)
 
     def late(self, after: float | None = None) -> Sighting:
         """Take in what has come since; who has not answered for `after` seconds counts as silent."""
-        while self._asking.open and self._take(0.0):
-            pass
-        if after is not None and self._clock() - self._began >= after:
-            self._silent()
+        self._take_all()
+        if after is not None:
+            self._note_silent(after)
         return self.sighting
+
+    def abandon(self) -> None:
+        """Ask nobody any more: what still waits for its turn gives it up, and what hangs lets others pass."""
+        self._abandoned.set()
+        for site in list(self._asking.open):
+            if site in self._inside:
+                self._inside[site][1]()
 
     def _take(self, timeout: float) -> bool:
         answer = self._asking.take(timeout)
@@ -156,9 +263,20 @@ class Look:
             self.sighting.add(answer)
         return answer is not None
 
-    def _silent(self) -> None:
+    def _take_all(self) -> None:
+        while self._asking.open and self._take(0.0):
+            pass
+
+    def _note_silent(self, after: float) -> None:
+        """Count those as silent that were asked `after` seconds ago. Who waits for its turn is not one of them."""
+        self._take_all()
+        now = self._clock()
         for site in list(self._asking.open):
-            self.sighting.silent[site] = silence(self._clock() - self._began)
+            since, leave = self._inside.get(site, (now, None))
+            if now - since >= after:
+                self.sighting.silent[site] = silence(now - since)
+                if leave is not None and after >= self._stall:
+                    leave()
 
 
 def is_present(
@@ -172,6 +290,7 @@ def is_present(
     """
     look = Look(sites, object_id, verify_key, needed=coding.needed, stall=stall)
     sighting = look.wait(lambda seen: bool(seen.decodable()), grace=GRACE)
+    look.abandon()
     group = sighting.decodable()
     if group:
         if len(group) < coding.happy and look.is_over and not sighting.silent:

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Generic, TypeVar
 
-from annex_remote.errors import SwarmError, Unavailable
+from annex_remote.errors import Cancelled, SwarmError, Unavailable
 from annex_remote.model import ShareName, Store
+from annex_remote.transfer.gate import TICK, Gate
 from annex_remote.workers import workers
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Answer",
     "Asking",
     "Clock",
+    "GatedAsking",
     "Notes",
     "Site",
     "ask_all",
@@ -28,14 +30,14 @@ __all__ = [
     "silence",
 ]
 
-TICK = 0.25
-"""Seconds between looks at the clock while waiting: bounds how late a stall or a cancellation is noticed."""
-
 Clock = Callable[[], float]
 """Seconds that only rise, as `time.monotonic`."""
 
 K = TypeVar("K")
 V = TypeVar("V")
+
+_OWN_GATE = Gate(1)
+"""Stands for a gate of the site's own."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,16 @@ class Site:
     zone: str = ""
     takes_shares: bool = True
     """False for a store that is only read and cleared."""
+    price: float = 0.0
+    """Money for each GiB read, in whatever currency."""
+    connections: int = 8
+    """Requests that the store gets at once, at most; of all sites of a store together."""
+    gate: Gate = field(default=_OWN_GATE, repr=False, compare=False)
+    """Where requests to the store wait for their turn: one for all its sites and all work of the process."""
+
+    def __post_init__(self) -> None:
+        if self.gate is _OWN_GATE:
+            object.__setattr__(self, "gate", Gate(self.connections))
 
     def name_of(self, object_id: str) -> str:
         """Return the name of this site's share of an object."""
@@ -98,10 +110,15 @@ class Asking(Generic[K, V]):
     """
 
     def __init__(self, questions: Mapping[K, Callable[[], V]]) -> None:
-        self.open = dict.fromkeys(questions)
+        self.open: dict[K, None] = {}
         """Who has not answered yet, in the order in which they were asked."""
         self._ready = threading.Condition()
         self._answers: deque[Answer[K, V]] = deque()
+        self.add(questions)
+
+    def add(self, questions: Mapping[K, Callable[[], V]]) -> None:
+        """Ask more."""
+        self.open.update(dict.fromkeys(questions))
         for asked, question in questions.items():
             workers.start(partial(self._ask, asked, question))
 
@@ -138,6 +155,56 @@ def ask_all(
                 yield Answer(asked, None, silence(stall))
             return
         yield answer
+
+
+class GatedAsking(Asking[Site, V]):
+    """Questions that go through the gates of their stores. Time at a gate is no silence of the store."""
+
+    def __init__(
+        self,
+        questions: Mapping[Site, Callable[[], V]],
+        cancelled: threading.Event | None = None,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._cancelled = cancelled
+        self._clock = clock
+        self._inside: dict[Site, tuple[float, Callable[[], None]]] = {}
+        """When a question went through its gate, and what lets the next one through."""
+        self._abandoned = False
+        super().__init__({site: partial(self._go, site, question) for site, question in questions.items()})
+
+    def _go(self, site: Site, question: Callable[[], V]) -> V:
+        with site.gate.pass_(self._cancelled) as leave:
+            self._inside[site] = self._clock(), leave
+            if self._abandoned:
+                raise Cancelled("nobody waits for the answer")
+            return question()
+
+    def answers(self, stall: float) -> Iterator[Answer[Site, V]]:
+        """Yield each answer as it comes; who is silent for `stall` seconds is `Unavailable`.
+
+        Raises `Cancelled`.
+        """
+        silent: set[Site] = set()
+        while any(site not in silent for site in self.open):
+            answer = self.take(TICK)
+            if self._cancelled is not None and self._cancelled.is_set():
+                self.abandon()
+                raise Cancelled("the work was called off")
+            if answer is not None and answer.asked not in silent:
+                yield answer
+            for site, (since, _) in list(self._inside.items()):
+                if site in self.open and site not in silent and self._clock() - since >= stall:
+                    silent.add(site)
+                    yield Answer(site, None, silence(stall))
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Wait for nobody any more: who is silent does not hold up those behind at the gate."""
+        self._abandoned = True
+        for site in self.open:
+            if site in self._inside:
+                self._inside[site][1]()
 
 
 def silence(seconds: float) -> Unavailable:

@@ -5,32 +5,42 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from annex_remote.capability import Capability
-from annex_remote.errors import Damaged, NotEnough, Unavailable
+from annex_remote.errors import Damaged, Exists, Full, NotEnough, Unavailable
 from annex_remote.model import Coding
 from annex_remote.shares.codec import SegmentCodec
 from annex_remote.shares.crypto import ObjectKeys, seal_key_name
 from annex_remote.shares.format import Header, tail_length
 from annex_remote.shares.layout import SEGMENT_SIZE, Layout
+from annex_remote.transfer.keys import content_is_fixed
 from annex_remote.transfer.opening import largest_group
 from annex_remote.transfer.placement import Candidate, place
 from annex_remote.transfer.presence import Look, Sighting
-from annex_remote.transfer.sealing import SealingPass, content_id_of
-from annex_remote.transfer.sites import Clock, Notes, Site, ask_all, causes, explain, shares
-from annex_remote.workers import workers
+from annex_remote.transfer.reading import content_id_of
+from annex_remote.transfer.sealing import SealingPass
+from annex_remote.transfer.sending import Sending
+from annex_remote.transfer.sites import Clock, GatedAsking, Notes, Site, causes, explain, shares
 
-__all__ = ["Upload", "content_is_fixed"]
-
-_HASHING_BACKENDS = ("SHA", "SKEIN", "BLAKE", "MD5", "GITBUNDLE")
+__all__ = ["Upload"]
 
 
-def content_is_fixed(annex_key: str) -> bool:
-    """True if a key of this kind names one content: its backend is a hash over it (git-annex's backends)."""
-    return annex_key.startswith(_HASHING_BACKENDS)
+SPACE_GRACE = 0.5
+"""Seconds that stores which have answered the look have for saying how much room they have."""
+
+
+def _in_words(size: int) -> str:
+    """Return a number of bytes as people say it: "3.1 MB"."""
+    amount, unit = float(size), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if amount < 1000:
+            break
+        amount, unit = amount / 1000, larger
+    return f"{amount:.3g} {unit}"
 
 
 @dataclass
@@ -66,24 +76,101 @@ class Upload:
         self._codec = SegmentCodec(self.keys, self._layout)
         self._takers = [site for site in self.sites if site.takes_shares]
         self._failed: dict[Site, Exception] = {}
+        self._free: dict[str, int] = {}
         self._expected: Header | None = None
         self._stored: set[Site] = set()
-        sighting = self._look(self.sites)
-        self._failed.update(sighting.silent)
-        able = [site for site in self._takers if site not in self._failed]
-        if len(able) < self.coding.happy:
-            raise NotEnough(
-                f"{shares(len(able))} could be stored now, {self.coding.happy} (happy) are needed; nothing was "
-                f"changed{': ' * bool(self._failed)}{causes(self._failed)}"
-            )
-        self._stored = self._keep_and_clear(sighting)
-        self._send()
+        self._safe = 0
+        # Where the content may be on stores that take no share now, it has to be looked for.
+        all_take = len(self._takers) == len(self.sites)
+        is_small = self._layout.segments <= 1 and content_is_fixed(self.annex_key) and all_take
+        self._require_happy("nothing was changed")
+        if not (is_small and self._store_fresh()):
+            self._store_beside()
         if len(self._stored) >= self.coding.happy and not content_is_fixed(self.annex_key):
             self._look_again()
         self._conclude()
         self.progress(self._layout.size)
 
-    # What is there already.
+    def _store_fresh(self) -> bool:
+        """Send the shares of a small object without a look; False if one of the stores has something already.
+
+        Nothing is there as a rule, and a look would cost as much as the whole upload.
+        """
+        self._send(fresh=True)
+        taken = [site for site, error in self._failed.items() if isinstance(error, Exists)]
+        for site in taken:
+            del self._failed[site]
+        # A store that is full says so before it says that it has the share.
+        is_full = any(isinstance(error, Full) for error in self._failed.values())
+        return not taken and not (is_full and len(self._stored) < self.coding.total)
+
+    def _store_beside(self) -> None:
+        """See what is there, and send what is missing."""
+        made, self._stored = self._stored, set()
+        sighting = self._look_and_ask_for_space()
+        self._failed.update({site: error for site, error in sighting.silent.items() if site not in made})
+        self._fail_where_is_no_room(sighting)
+        self._require_happy("" if made else "nothing was changed", {share.site for share in sighting.shares})
+        try:
+            self._stored = self._keep_and_clear(sighting)
+        except Damaged:
+            self._delete(made)  # other content is there: ours was no part of anything
+            raise
+        self._stored |= {site for site in made if site in sighting.silent}
+        self._send()
+
+    def _require_happy(self, meanwhile: str, seen: Collection[Site] = ()) -> None:
+        """Raise `NotEnough` if too few sites could have a share in the end; those `seen` have one."""
+        able = [site for site in self._takers if site not in self._failed or site in seen]
+        if len(able) < self.coding.happy:
+            raise NotEnough(
+                f"{shares(len(able))} could be stored now, {self.coding.happy} (happy) are needed"
+                f"{'; ' * bool(meanwhile)}{meanwhile}{': ' * bool(self._failed)}{causes(self._failed)}"
+            )
+
+    # What is there already, and what there is room for.
+
+    def _look_and_ask_for_space(self) -> Sighting:
+        """Ask all sites for their share, and at the same time the stores for their free space.
+
+        Not for an object of one segment: a store that is full says so as quickly.
+        """
+        look = self._look(self.sites)
+        asked = {site.name: site for site in reversed(self._takers)} if self._layout.segments > 1 else {}
+        asking = GatedAsking({site: site.store.space for site in asked.values()}, self.cancelled, self.clock)
+        sighting = look.wait(cancelled=self.cancelled)
+        deadline = time.monotonic() + SPACE_GRACE
+        while any(site not in sighting.silent for site in asking.open):
+            answer = asking.take(deadline - time.monotonic())
+            if answer is None:
+                break
+            if answer.value is not None:
+                self._free[answer.asked.name] = answer.value
+        asking.abandon()
+        look.abandon()
+        return sighting
+
+    def _fail_where_is_no_room(self, sighting: Sighting) -> None:
+        """Count stores that say that they have too little room for their shares as failed.
+
+        Where a share is already, it is kept, or makes room for the new one.
+        """
+        size = self._share_size(self.coding.total)
+        there = {share.site for share in sighting.shares} | set(sighting.damaged)
+        sent: Counter[str] = Counter()
+        for site in self._takers:
+            free = self._free.get(site.name)
+            if free is None or site in there or site in self._failed:
+                continue
+            count = sent[site.name] + 1
+            if free >= count * size:
+                sent[site.name] = count
+            else:
+                need = count * size
+                takes = "the share takes" if count == 1 else f"{count} shares take"
+                self._failed[site] = Full(
+                    f"has {_in_words(free)} left, by its free space or max-bytes; {takes} {_in_words(need)}"
+                )
 
     def _keep_and_clear(self, sighting: Sighting) -> set[Site]:
         """Return the sites that have their share of this content; remove the shares of any other content.
@@ -93,7 +180,7 @@ class Upload:
         """
         if not sighting.shares and not sighting.damaged:
             return set()
-        if sighting.shares:
+        if sighting.shares and self._expected is None:
             self._expected = self._header(content_id_of(self.path, self._codec))
         kept = {share.site for share in sighting.shares if share.header == self._expected}
         stale = [share for share in sighting.shares if share.site not in kept]
@@ -116,96 +203,90 @@ class Upload:
         return {site for site in kept if site.takes_shares}
 
     def _clear(self, sites: Sequence[Site]) -> None:
-        if not sites:
-            return
+        self._failed.update(self._delete(sites))
+
+    def _delete(self, sites: Iterable[Site]) -> dict[Site, Exception]:
+        """Delete shares; return where that failed."""
         questions = {site: partial(site.store.delete, site.name_of(self.keys.object_id)) for site in sites}
-        for answer in ask_all(questions, self.stall):
-            if answer.error is not None:
-                self._failed[answer.asked] = answer.error
+        asking = GatedAsking(questions, self.cancelled, self.clock)
+        return {answer.asked: answer.error for answer in asking.answers(self.stall) if answer.error is not None}
 
     # What is sent.
 
-    def _send(self) -> None:
+    def _send(self, *, fresh: bool = False) -> None:
         """Send what is missing; a share that fails goes to a spare site while there is one."""
-        table: list[Site] = sorted(self._stored, key=lambda site: site.number)
-        tried = set(self._failed) | self._stored
         wanted = self.coding.total - len(self._stored)
-        first = True
-        while wanted > 0:
-            spare = [site for site in self._takers if site not in tried]
-            chosen = self._place(spare, wanted)
-            if first:
-                # A share of this upload that no store takes now is in the table all the same: repair can
-                # then rebuild it with the verify key alone.
-                unable = [site for site in self._takers if site in self._failed and site not in table]
-                table += unable[: max(0, wanted - len(chosen))]
-                first = False
-            if not chosen:
-                return
-            tried.update(chosen)
-            table += chosen
-            self._stored.update(self._pass(sorted(table, key=lambda site: site.number), chosen))
-            wanted = self.coding.total - len(self._stored)
-
-    def _place(self, spare: Sequence[Site], wanted: int) -> list[Site]:
-        if not spare:
-            return []
-        size = self._share_size(self.coding.total)
-        spaces: dict[str, int | None] = {}
-        if len(spare) > wanted:
-            stores = {site.name: site.store for site in spare}
-            answers = ask_all({name: store.space for name, store in stores.items()}, self.stall)
-            spaces = {answer.asked: answer.value for answer in answers}
-        candidates = [Candidate(site.number, site.name, site.zone, spaces.get(site.name)) for site in spare]
-        numbers = place(self.keys.object_id, candidates, wanted, size)
-        return [site for site in spare if site.number in numbers]
-
-    def _pass(self, table: Sequence[Site], fed: Sequence[Site]) -> set[Site]:
-        """Make one pass over the file that feeds the sites `fed`; return those that stored their share."""
+        tried = set(self._stored)
+        chosen = self._place(wanted, tried)
+        if not chosen:
+            return
+        # A share of this upload that no store takes now is in the table all the same: repair can then rebuild
+        # it with the verify key alone.
+        unable = [site for site in self._takers if site in self._failed and site not in self._stored]
+        table = [*self._stored, *chosen, *unable[: max(0, wanted - len(chosen))]]
         sealing = SealingPass(
             self.path,
             self._codec,
             self._header,
-            [site.number for site in table],
-            [site.number for site in fed],
+            sorted(site.number for site in table),
+            [site.number for site in chosen],
             self._seed,
             expected=self._expected,
             stall=self.stall,
             clock=self.clock,
             cancelled=self.cancelled,
         )
-        errors: dict[Site, Exception] = {}
         size = self._share_size(len(table))
+        sending = Sending(sealing, self.keys.object_id, size, fresh=fresh, cancelled=self.cancelled)
 
-        def put(site: Site) -> None:
-            try:
-                site.store.put(site.name_of(self.keys.object_id), size, sealing.open_at(site.number))
-            except Exception as error:  # noqa: BLE001 # told at the end, with the store's name
-                errors[site] = error
-            sealing.finished(site.number)
+        def start(sites: Sequence[Site]) -> None:
+            tried.update(sites)
+            for site in sites:
+                sending.start(site)
+
+        def turn() -> None:
+            for failed, error in sending.failures().items():
+                self._failed[failed] = error
+                spare = [] if isinstance(error, Exists) else self._place(1, tried)
+                for site in spare:
+                    sealing.join(site.number, failed.number)
+                start(spare)
+            self._tell_progress(sealing)
 
         try:
-            for site in fed:
-                workers.start(partial(put, site))
-        except RuntimeError as error:  # no thread to be had: those that have begun must not wait for the rest
+            start(chosen)
+            header = sealing.run(turn)
+            if header is not None:
+                self._expected = header
+                sealing.wait(turn)
+        except BaseException as error:
             sealing.abandon(error)
             raise
+        if header is not None:
+            self._stored |= sending.stored()
 
-        def progress() -> None:
-            self.progress(self._safe_bytes(sealing, len(self._stored)))
+    def _place(self, wanted: int, tried: Collection[Site]) -> list[Site]:
+        """Return the best sites for `wanted` more shares, of those that have not been `tried`."""
+        spare = [site for site in self._takers if site not in tried and site not in self._failed]
+        beside = [self._candidate(site) for site in tried if site not in self._failed]
+        candidates = [self._candidate(site) for site in spare]
+        size = self._share_size(self.coding.total)
+        numbers = place(self.keys.object_id, candidates, wanted, size, beside)
+        return [site for site in spare if site.number in numbers]
 
-        self._expected = sealing.run(progress)
-        sealing.wait(progress)
-        for site in fed:
-            dropped = sealing.feeds[site.number].dropped
-            if dropped is not None:
-                errors[site] = dropped
-        self._failed.update(errors)
-        return {site for site in fed if site not in errors}
+    def _candidate(self, site: Site) -> Candidate:
+        return Candidate(site.number, site.name, site.zone, self._free.get(site.name))
+
+    def _tell_progress(self, sealing: SealingPass) -> None:
+        # A store that fails takes what it had with it; a display that runs backwards helps nobody.
+        self._safe = max(self._safe, self._safe_bytes(sealing, len(self._stored)))
+        self.progress(self._safe)
 
     def _safe_bytes(self, sealing: SealingPass, kept: int) -> int:
         """Bytes of plaintext of which `happy` stores have their blocks; the end counts when it is stored."""
-        positions = sorted((feed.position for feed in sealing.feeds.values() if not feed.dropped), reverse=True)
+        failed = {site.number for site in self._failed}
+        positions = [feed.position for feed in sealing.feeds.values() if feed.number not in failed]
+        positions.sort(reverse=True)
         rank = self.coding.happy - kept
         if rank <= 0 or rank > len(positions):
             return 0
@@ -229,7 +310,9 @@ class Upload:
 
     def _look_again(self) -> None:
         """Where another writer may store other content under this key, see whose shares are there now."""
-        sighting = self._look(sorted(self._stored, key=lambda site: site.number))
+        look = self._look(sorted(self._stored, key=lambda site: site.number))
+        sighting = look.wait(cancelled=self.cancelled)
+        look.abandon()
         ours = {share.site for share in sighting.shares if share.header == self._expected}
         for site in self._stored - ours:
             self._failed[site] = Unavailable("another upload under the same key replaced this share")
@@ -248,8 +331,8 @@ class Upload:
             for site, error in failed.items():
                 self.notes.add(site.name, f"share {site.number} was not stored: {explain(error)}")
 
-    def _look(self, sites: Sequence[Site]) -> Sighting:
-        look = Look(
+    def _look(self, sites: Sequence[Site]) -> Look:
+        return Look(
             sites,
             self.keys.object_id,
             self.capability.verify_key,
@@ -257,4 +340,3 @@ class Upload:
             stall=self.stall,
             clock=self.clock,
         )
-        return look.wait(cancelled=self.cancelled)

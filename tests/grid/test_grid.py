@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
+import types
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import annex_remote.grid
 from annex_remote.capability import Capability
-from annex_remote.errors import BadSetting, Denied, NoCapability, SwarmError, Unavailable
-from annex_remote.grid import Grid, create_stores, store_overrides
+from annex_remote.errors import BadSetting, Denied, Full, NoCapability, SwarmError, Unavailable
+from annex_remote.grid import Grid, create_stores
+from annex_remote.limits import parse_limit
 from annex_remote.model import Access, Login, Store
+from annex_remote.overrides import Overrides, read_overrides
 from annex_remote.roster import (
     WAITING,
     Roster,
@@ -439,7 +443,7 @@ def test_a_cache_that_cannot_be_written_does_no_harm(net: Net, tmp_path: Path) -
 def test_an_override_is_where_this_clone_looks(net: Net) -> None:
     net.memory["dir:/mnt/elsewhere"] = net.memory.pop("dir:/b")
     net.opened.clear()
-    grid = net.clone(overrides={"b": "dir:/mnt/elsewhere", "unknown": "dir:/x"})
+    grid = net.clone(overrides=Overrides({"b": {"address": "dir:/mnt/elsewhere"}, "unknown": {"cost": 1}}))
     look(grid)
     assert grid.address(grid.roster.entry("b")) == "dir:/mnt/elsewhere"
     assert grid.address(grid.roster.entry("a")) == "dir:/a"
@@ -461,27 +465,182 @@ def test_a_store_is_opened_once(net: Net) -> None:
     assert grid.store(entry) is grid.store(entry)
 
 
+def configured(folder: Path, **values: str) -> str:
+    """Make a repository with this configuration of the remote `Swarm.one`; return its git directory."""
+    subprocess.run(["git", "init", "--quiet", str(folder)], check=True)
+    for name, value in values.items():
+        key = f"remote.Swarm.one.{name.replace('_', '-')}"
+        subprocess.run(["git", "-C", str(folder), "config", key, value], check=True)
+    return str(folder / ".git")
+
+
 def test_overrides_are_read_from_gits_configuration(tmp_path: Path) -> None:
-    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    git_dir = configured(
+        tmp_path,
+        swarm_store_usb="dir:/media/me/usb disk",
+        swarm_store_nas_2="dir:/mnt/nas=x",
+        swarm_store_lines="dir:/two\nlines",
+        annex_cost="100",
+        swarm_limit_usb="8:00-18:00=1M",
+        swarm_connections_usb="2",
+        swarm_max_bytes_nas_2="200GiB",
+        swarm_cost_nas_2="7",
+        swarm_price_nas_2="0.09",
+        swarm_download_limit="none",
+        swarm_unheard_of="x",
+        swarm_cost_empty="",
+    )
+    key = "remote.other.swarm-store-usb"
+    subprocess.run(["git", "-C", str(tmp_path), "config", key, "dir:/not/this/one"], check=True)
+    assert read_overrides(git_dir, "Swarm.one") == Overrides(
+        {
+            "usb": {"address": "dir:/media/me/usb disk", "limit": "08:00-18:00=1MiB/s", "connections": 2},
+            "nas-2": {"address": "dir:/mnt/nas=x", "max_bytes": 200 << 30, "cost": 7, "price": 90_000},
+            "lines": {"address": "dir:/two\nlines"},
+        },
+        download_limit=parse_limit("x", "none"),
+    )
+    for name in ("swarm.one", "nobody", None, ""):
+        assert read_overrides(git_dir, name) == Overrides()
 
-    def config(name: str, value: str) -> None:
-        subprocess.run(["git", "-C", str(tmp_path), "config", name, value], check=True)
 
-    config("remote.Swarm.one.swarm-store-usb", "dir:/media/me/usb disk")
-    config("remote.Swarm.one.swarm-store-nas-2", "dir:/mnt/nas=x")
-    config("remote.Swarm.one.annex-cost", "100")
-    config("remote.other.swarm-store-usb", "dir:/not/this/one")
-    config("remote.Swarm.one.swarm-store-lines", "dir:/two\nlines")
-    git_dir = str(tmp_path / ".git")
-    assert store_overrides(git_dir, "Swarm.one") == {
-        "usb": "dir:/media/me/usb disk",
-        "nas-2": "dir:/mnt/nas=x",
-        "lines": "dir:/two\nlines",
-    }
-    assert store_overrides(git_dir, "swarm.one") == {}
-    assert store_overrides(git_dir, "nobody") == {}
-    assert store_overrides(git_dir, None) == {}
-    assert store_overrides(git_dir, "") == {}
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("swarm-upload-limit", "fast"),
+        ("swarm-download-limit", "1023"),
+        ("swarm-limit-usb", "9-17=1M"),
+        ("swarm-connections-usb", "65"),
+        ("swarm-max-bytes-usb", "much"),
+        ("swarm-cost-usb", "-1"),
+        ("swarm-cost-usb", "100001"),
+        ("swarm-price-usb", "9 cents"),
+    ],
+)
+def test_an_override_that_cannot_be_is_told_by_its_key(tmp_path: Path, name: str, value: str) -> None:
+    git_dir = configured(tmp_path, **{name: value})
+    with pytest.raises(BadSetting, match=f"remote.Swarm.one.{name}"):
+        read_overrides(git_dir, "Swarm.one")
+
+
+def test_a_configuration_that_cannot_be_read_is_no_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git_dir = configured(tmp_path / "one", swarm_limit_usb="1M")
+    (tmp_path / "one/.git/config").write_text("[remote\n")
+    with pytest.raises(
+        BadSetting, match=r"sets for the remote .* cannot be read \(git config --list\): .*bad config"
+    ):
+        read_overrides(git_dir, "Swarm.one")
+    git = tmp_path / "bin/git"
+    git.parent.mkdir()
+    monkeypatch.setenv("PATH", str(git.parent))
+    with pytest.raises(BadSetting, match="No such file"):
+        read_overrides(git_dir, "Swarm.one")
+    monkeypatch.setattr("annex_remote.overrides.PATIENCE", 0.05)
+    git.write_text("#!/bin/sh\nexec /bin/sleep 60\n")
+    git.chmod(0o755)
+    with pytest.raises(BadSetting, match=r": no answer in 0\.05 seconds"):
+        read_overrides(git_dir, "Swarm.one")
+    monkeypatch.setattr("annex_remote.overrides.PATIENCE", 30.0)
+    git.write_text("#!/bin/sh\nexit 7\n")
+    with pytest.raises(BadSetting, match="it ended with 7"):
+        read_overrides(git_dir, "Swarm.one")
+
+
+def test_what_this_clone_says_of_a_store_goes_before_what_the_grid_says(net: Net) -> None:
+    overrides = Overrides({"b": {"cost": 7, "price": 10_000, "connections": 3}})
+    roster = net.first.with_changed("c", price=1_500_000, connections=64)
+    grid = net.clone(overrides=overrides)
+    grid.change(roster)
+    assert [(site.name, site.cost, site.price, site.connections) for site in grid.sites()] == [
+        ("a", 100, 0.0, 8),
+        ("b", 7, 0.01, 3),
+        ("c", 100, 1.5, 64),
+    ]
+    assert grid.roster.entry("b").cost == 100
+
+
+def test_all_work_goes_through_one_gate_of_each_store(net: Net) -> None:
+    grid = net.clone()
+    grid.change(net.first.with_added(FirstStore("d", "dir:/d", 2)).with_changed("d", connections=3))
+    gates = [site.gate for site in [*grid.sites(), *grid.sites()]]
+    assert [gate.limit for gate in gates] == [8, 8, 8, 3, 3] * 2
+    assert len(set(map(id, gates))) == 4
+
+
+def state_files(folder: Path) -> set[str]:
+    """Return the files that are kept there for this user's processes, without grid and machine in their names."""
+    return {".".join(path.name.split(".")[1:-1]) for path in folder.glob("git-annex-remote-swarm/*/*")}
+
+
+def test_limits_are_kept_where_all_processes_find_them(
+    net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(os, "uname", lambda: types.SimpleNamespace(nodename="here"))
+    name = "ab/ab" + "2" * 30 + ".1"
+    data = bytes(5000)
+    grid = net.clone()
+    grid.change(net.first)
+    grid.sites()[1].store.put(name, len(data), lambda at: [data[at:]])
+    assert state_files(tmp_path) == set()
+    limited = net.clone(overrides=Overrides({"b": {"limit": "1GiB/s"}}, upload_limit=parse_limit("x", "1GiB/s")))
+    look(limited)
+    stores = [site.store for site in limited.sites()]
+    stores[0].put(name, len(data), lambda at: [data[at:]])
+    assert state_files(tmp_path) == {"upload"}
+    stores[1].put(name, len(data), lambda at: [data[at:]])
+    with stores[1].read(name) as stream:
+        assert b"".join(stream) == data
+    assert state_files(tmp_path) == {"upload", "b.up", "b.down"}
+
+
+def test_the_settings_limit_holds_unless_this_clone_has_its_own(
+    net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(os, "uname", lambda: types.SimpleNamespace(nodename="here"))
+    net.settings = replace(net.settings, download_limit=parse_limit("x", "1GiB/s"))
+    for overrides, files in ((Overrides(download_limit=parse_limit("x", "none")), set()), (None, {"download"})):
+        grid = net.clone(overrides=overrides)
+        look(grid)
+        store = grid.sites()[0].store
+        with store.read(roster_name(grid.id, 1)) as stream:
+            assert b"".join(stream)
+        assert state_files(tmp_path) == files
+
+
+def test_a_full_store_still_takes_the_list_of_stores(
+    net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    grid = net.clone()
+    grid.change(net.first.with_changed("b", max_bytes=1))
+    store = grid.sites()[1].store
+    with pytest.raises(Full, match="max-bytes"):
+        store.put("ab/ab" + "2" * 30 + ".1", 5, lambda at: [bytes(5)[at:]])
+    assert grid.change(grid.roster.with_changed("b", cost=7)) == {}
+    assert grid.change(grid.roster.with_changed("b", max_bytes=0)) == {}
+    grid.sites()[1].store.put("ab/ab" + "2" * 30 + ".1", 5, lambda at: [bytes(5)[at:]])
+
+
+def test_the_stores_are_asked_once_before_a_change(net: Net) -> None:
+    recording = Recording(net.memory["dir:/a"])
+    net.broken["dir:/a"] = lambda _: recording
+    grid = net.clone()
+    look(grid)
+    marker = marker_name(grid.id, grid.roster.entry("a"))
+    grid.change(later(grid.roster))
+    assert recording.names("stat") == [marker]
+    grid.check_changeable()
+    grid.change(later(grid.roster), asked=True)
+    assert recording.names("stat") == [marker] * 2
+
+
+def test_a_remote_that_was_never_made_has_no_grid(net: Net, tmp_path: Path) -> None:
+    with pytest.raises(BadSetting, match="no verify-key"):
+        Grid.configured(net.settings, None, git_dir=str(tmp_path), name="x", cache="", logins=lambda _: None)
 
 
 # Making stores.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import random
@@ -289,6 +290,14 @@ def sealed_text(text: bytes, signer: Capability = FULL, reader: Capability = FUL
     return magic + signature + nonce + crypto_aead_xchacha20poly1305_ietf_encrypt(text, magic, nonce, key)
 
 
+LATER = ("limit", "connections", "max_bytes", "price")
+"""Fields that stand in a roster only where they say something."""
+
+
+def written(entry: StoreEntry) -> dict[str, Any]:
+    return {name: value for name, value in asdict(entry).items() if name not in LATER}
+
+
 def document(**changes: Any) -> dict[str, Any]:
     one = roster()
     return {
@@ -296,7 +305,7 @@ def document(**changes: Any) -> dict[str, Any]:
         "serial": 1,
         "coding": asdict(one.coding),
         "cipher": "aegis256",
-        "stores": [asdict(store) for store in one.stores],
+        "stores": [written(store) for store in one.stores],
         **changes,
     }
 
@@ -309,6 +318,26 @@ def test_the_form_is_the_documented_one() -> None:
     assert sealed_text(packed(document())) == seal_roster(roster(), FULL)
 
 
+def test_what_was_sealed_before_there_were_limits_is_sealed_so_today() -> None:
+    digest = "4b382dfe430bb72f20ff1a0378d910597849fd8d7fd88b78080333c8f96595d5"
+    assert hashlib.sha256(seal_roster(roster(), FULL)).hexdigest() == digest
+
+
+def test_limits_are_written_where_there_are_any() -> None:
+    limits = {"limit": "08:00-18:00=1MiB/s,5MiB/s", "connections": 4, "max_bytes": 200 << 30, "price": 90_000}
+    for names in ([name] for name in LATER):
+        some = {name: limits[name] for name in names}
+        now = roster().with_changed("usb", **some)
+        sealed = seal_roster(now, FULL)
+        assert open_roster(sealed, FULL.verify_key) == now
+        stores = [store(**some), written(roster().stores[1])]
+        assert sealed == sealed_text(packed(document(serial=2, stores=stores)))
+        usual = dict.fromkeys(some, 0) if "limit" not in some else {"limit": ""}
+        assert seal_roster(replace(now.with_changed("usb", **usual), serial=1), FULL) == seal_roster(
+            roster(), FULL
+        )
+
+
 def test_who_can_read_cannot_sign() -> None:
     """The seal's key is known to every reader; the signature is what proves."""
     with pytest.raises(Damaged, match="not signed by this grid"):
@@ -316,7 +345,7 @@ def test_who_can_read_cannot_sign() -> None:
 
 
 def store(**changes: Any) -> dict[str, Any]:
-    return {**asdict(roster().stores[0]), **changes}
+    return {**written(roster().stores[0]), **changes}
 
 
 @pytest.mark.parametrize(
@@ -368,6 +397,17 @@ def store(**changes: Any) -> dict[str, Any]:
         packed(document(stores=[store(address=None)])),
         packed(document(stores=[store(), store(name="disk", numbers=[1])])),
         packed(document(stores=[{"name": "usb"}])),
+        packed(document(stores=[store(limit="")])),
+        packed(document(stores=[store(limit="fast")])),
+        packed(document(stores=[store(limit="1M")])),
+        packed(document(stores=[store(limit=1048576)])),
+        packed(document(stores=[store(connections=0)])),
+        packed(document(stores=[store(connections=65)])),
+        packed(document(stores=[store(connections=True)])),
+        packed(document(stores=[store(max_bytes=-1)])),
+        packed(document(stores=[store(max_bytes=1.0)])),
+        packed(document(stores=[store(price="0.09")])),
+        packed(document(stores=[store(price=0.09)])),
     ],
 )
 def test_signed_words_that_are_no_roster_are_refused(text: bytes) -> None:

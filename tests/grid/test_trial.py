@@ -66,7 +66,7 @@ def test_damage_is_a_failure_and_says_so() -> None:
 
 def test_a_store_that_forgets_what_it_took_is_found_out() -> None:
     class Forgetting(Lying):
-        def put(self, name: str, size: int, open_at: object) -> None:
+        def put(self, name: str, size: int, open_at: object, *, fresh: bool = False) -> None:
             """Takes nothing."""
 
     trial = trial_of(Forgetting)

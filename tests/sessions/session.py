@@ -303,7 +303,11 @@ def broken_shares(session: Session, capability: str) -> list[str]:
         site = Site(name.number, folder.name, open_store(f"dir:{folder}"))
         try:
             share = open_share(site, name.object_id, verify_key, needed=3)
-            bad = [index for index, block in share.blocks(0, share.header.layout.segments) if block is None]
+            bad = [
+                index
+                for index, block in share.blocks(0, share.header.layout.segments, lambda _: None)
+                if block is None
+            ]
         except Damaged as error:
             broken.append(f"{path}: {error}")
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 from tests.sessions.session import Repository, Session, flip, wait_for
 
@@ -16,7 +17,8 @@ def test_damaged_blocks_are_read_around_and_named(session: Session, laptop: Repo
         flip(share, every=2 * block, at=0)
     said = laptop.run("git annex get film")
     assert laptop.read("film") == contents["film"]
-    assert "a repair of its shares is due: nas: share 1: 5 of its blocks damaged" in said.plain
+    # As many as were asked of it: the other stores bring some of the blocks.
+    assert re.search(r"a repair of its shares is due: nas: share 1: [1-5] of its blocks damaged", said.plain)
     assert "usb:" not in said
     said = laptop.run("git annex get note")
     assert "nas: share 1: 1 of its blocks damaged" in said.plain

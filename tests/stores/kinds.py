@@ -66,6 +66,8 @@ class Subject:
     replaces_in_steps: bool = False
     """True for a server that takes a file away before it puts another one in its place: for a moment there is
     none, or one with the other's length. No store can mend that; a share that is wrong does not prove."""
+    looks_first: bool = False
+    """True for a server that looks whether a name is taken before it gives it away: several may find it free."""
     threads: int = 24
     """How many use it at once in a test; fewer for one that makes each request wait."""
 
@@ -128,7 +130,7 @@ def _over_dav(server: WebServer, *, replaces_in_steps: bool = False) -> Subject:
     place = shared.place()
     access = Access(Login(server.account.user, server.account.password) if server.account else None)
     store = open_store(f"dav://{server.host}:{server.port}/{place}", None, access)
-    return Subject(store, _planting_in(server.root / place), replaces_in_steps)
+    return Subject(store, _planting_in(server.root / place), replaces_in_steps, looks_first=True)
 
 
 def _nginx(folder: Path) -> WebServer:
@@ -279,8 +281,8 @@ class ReadThrough(Around):
         super().__init__(read)
         self._written = written
 
-    def put(self, name: str, size: int, open_at: OpenAt) -> None:
-        self._written.put(name, size, open_at)
+    def put(self, name: str, size: int, open_at: OpenAt, *, fresh: bool = False) -> None:
+        self._written.put(name, size, open_at, fresh=fresh)
 
     def delete(self, name: str) -> None:
         self._written.delete(name)
@@ -336,7 +338,7 @@ KINDS: dict[str, Maker] = {
     "watched": _around(lambda store: Watched(store, 30.0)),
     "retrying": _around(Retrying),
     "measured": _around(Measured),
-    "throttled": _around(lambda store: Throttled(store, Bucket(1e12), Bucket(1e12))),
+    "throttled": _around(lambda store: Throttled(store, [Bucket(1e12)], [Bucket(1e12)])),
     "marked": _marked,
     "watched-directory": _around(lambda store: Watched(store, 30.0), directory_with_marker),
     # Fakes that do nothing wrong: what goes wrong with them elsewhere is what they were told to do.

@@ -10,6 +10,7 @@ trickle N   gives N bytes a second of what it is asked for
 unsure N    cannot force to the disk what is longer than N bytes
 babble N    answers a question for data by N bytes that are no packet
 stubborn N  refuses the first of N attempts to rename, and of the next N
+replacing N replaces what has a name that something is renamed to
 lose N      takes N writes, then writes nothing and says that all is well
 """
 
@@ -86,6 +87,10 @@ class Between:
             if self._left % self._number == 1:
                 self._refuse(packet, _FAILURE)
                 return
+        if kind == _RENAME and self._oddity == "replacing":
+            extension = b"posix-rename@openssh.com"
+            packet[0] = _EXTENDED
+            packet[5:5] = struct.pack(">I", len(extension)) + extension
         if kind == _WRITE and self._oddity == "lose":
             self._left -= 1
             if self._left < 0:

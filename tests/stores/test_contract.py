@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from annex_remote.errors import Cancelled, Damaged, NotFound, StoreError, SwarmError
+from annex_remote.errors import Cancelled, Damaged, Exists, NotFound, StoreError, SwarmError
 from annex_remote.model import OpenAt, ShareName, Store, check_name
 from tests.fakes import WAIT, Run, wait_for
 from tests.stores.kinds import MARKER, Subject
@@ -29,8 +29,8 @@ def giving(data: bytes, piece: int = 65_536) -> OpenAt:
     return open_at
 
 
-def keep(store: Store, name: str, data: bytes) -> None:
-    store.put(name, len(data), giving(data))
+def keep(store: Store, name: str, data: bytes, *, fresh: bool = False) -> None:
+    store.put(name, len(data), giving(data), fresh=fresh)
 
 
 def read(store: Store, name: str, start: int = 0, length: int | None = None) -> bytes:
@@ -74,6 +74,74 @@ def test_a_put_replaces_whatever_was_there(store: Store) -> None:
         keep(store, NAME, data)
         assert read(store, NAME) == data
         assert listed(store) == [(NAME, len(data))]
+
+
+def test_a_fresh_put_takes_a_name_that_is_free(store: Store) -> None:
+    for size in (0, 1, 300_000, (1 << 20) + 1):
+        data = (DATA * 11)[:size]
+        keep(store, NAME, data, fresh=True)
+        assert read(store, NAME) == data
+        assert listed(store) == [(NAME, size)]
+        store.delete(NAME)
+
+
+def test_a_fresh_put_leaves_what_is_there(subject: Subject) -> None:
+    store = subject.store
+    keep(store, NAME, b"what was there")
+    for _ in range(3):
+        for data in (DATA, b"", b"what was there"):
+            with pytest.raises(Exists):
+                keep(store, NAME, data, fresh=True)
+            assert_unchanged(store, b"what was there")
+        keep(store, OTHER, DATA, fresh=True)
+        store.delete(OTHER)
+    keep(store, NAME, DATA)
+    subject.plant(OTHER, b"by somebody else")
+    with pytest.raises(Exists):
+        keep(store, OTHER, DATA, fresh=True)
+    assert read(store, OTHER) == b"by somebody else"
+    assert read(store, NAME) == DATA
+
+
+def test_of_many_fresh_puts_one_wins(subject: Subject) -> None:
+    store, threads = subject.store, min(subject.threads, 8)
+    keep(store, OTHER, b"", fresh=True)  # so that the folders are there
+    for turn in range(4):
+        name = str(ShareName("ab" + "4" * 30, turn))
+        won = race(store, name, [bytes([which]) * (1000 + which) for which in range(threads)])
+        assert len(won) == 1 or (won and subject.looks_first)
+        assert read(store, name) in won
+
+
+def race(store: Store, name: str, versions: list[bytes]) -> list[bytes]:
+    """Put all of them at once, and return those that were taken."""
+    start = threading.Barrier(len(versions))
+    won: list[bytes] = []
+
+    def work(version: bytes) -> None:
+        start.wait(WAIT)
+        with suppress(Exists):
+            keep(store, name, version, fresh=True)
+            won.append(version)
+
+    for run in [Run(partial(work, version)) for version in versions]:
+        run.join()
+    return won
+
+
+def test_what_comes_while_a_fresh_put_is_on_its_way_stays(subject: Subject) -> None:
+    store = subject.store
+    keep(store, OTHER, DATA)
+
+    def source(offset: int) -> Iterator[bytes]:
+        yield DATA[offset:200_000]
+        subject.plant(NAME, b"by somebody else")
+        yield DATA[max(offset, 200_000) :]
+
+    with pytest.raises(Exists):
+        store.put(NAME, len(DATA), source, fresh=True)
+    assert read(store, NAME) == b"by somebody else"
+    assert listed(store, "ab/ab2") == [(NAME, len(b"by somebody else"))]
 
 
 class Broken(Exception):

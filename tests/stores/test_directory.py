@@ -17,10 +17,11 @@ from typing import Any
 
 import pytest
 
-from annex_remote.errors import BadSetting, Damaged, Denied, Full, NotFound, StoreError, Unavailable
+from annex_remote.errors import BadSetting, Damaged, Denied, Exists, Full, NotFound, StoreError, Unavailable
 from annex_remote.model import Store
 from annex_remote.stores import check_address, directory, open_store
-from annex_remote.stores.directory import LEFTOVER_AGE, DirectoryStore
+from annex_remote.stores.directory import DirectoryStore
+from annex_remote.stores.parts import LEFTOVER_AGE
 from tests.fakes import WAIT, Run, in_thread, wait_for
 from tests.stores.kinds import MARKER
 from tests.stores.test_contract import DATA, NAME, Halfway, assert_absent, giving, keep, listed, read
@@ -490,6 +491,36 @@ def test_a_file_system_that_cannot_sync_folders_will_do(tmp_path: Path, monkeypa
     keep(store, NAME, DATA)
     store.delete(NAME)
     assert_absent(store, NAME)
+
+
+def test_a_fresh_put_where_there_are_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+        root = tmp_path / errno.errorcode[number]
+        store = DirectoryStore(str(root))
+        monkeypatch.setattr(directory, "os", FaultyOs({"link": number}))
+        keep(store, NAME, DATA, fresh=True)
+        with pytest.raises(Exists, match="is there already"):
+            keep(store, NAME, b"other", fresh=True)
+        assert read(store, NAME) == DATA
+        assert os.listdir(root / ".part") == []
+
+
+def test_a_fresh_put_leaves_no_other_name_of_it(tmp_path: Path) -> None:
+    store = DirectoryStore(str(tmp_path))
+    keep(store, NAME, DATA, fresh=True)
+    assert (tmp_path / NAME).stat().st_nlink == 1
+    for data in (b"other", b""):
+        with pytest.raises(Exists):
+            keep(store, NAME, data, fresh=True)
+    assert os.listdir(tmp_path / ".part") == []
+
+
+def test_a_fresh_put_does_not_follow_a_link(tmp_path: Path) -> None:
+    (tmp_path / "root" / NAME).parent.mkdir(parents=True)
+    (tmp_path / "root" / NAME).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(Exists):
+        keep(DirectoryStore(str(tmp_path / "root")), NAME, DATA, fresh=True)
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_a_name_that_vanishes_while_listing_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

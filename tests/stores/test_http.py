@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
@@ -21,6 +22,7 @@ from annex_remote.stores.http import Auth, Client, failure, retry_after
 from tests.fakes import Run
 from tests.proxy import Fault, Listener, Proxy, Request, Scripted, reset
 from tests.servers import Account, Certificates, WebServer, apache_dav, make_certificates, nginx_dav, rclone_dav
+from tests.servers.certificates import Certificate
 from tests.servers.ports import HOST, Port
 from tests.stores.test_contract import ERRORS, RANGES, breaking, giving
 
@@ -683,6 +685,38 @@ NOWHERE = [
     "file:///etc/passwd",
     "http://u:hidden@",
 ]
+
+
+class Asking(Scripted):
+    """Asks who is there for a certificate, and notes whether one was shown."""
+
+    def __init__(self, said: bytes, certificate: Certificate) -> None:
+        super().__init__(always(said), certificate)
+        assert self._tls is not None
+        self._tls.verify_mode = ssl.CERT_OPTIONAL
+        self._tls.load_verify_locations(certificate.authority)
+        self.shown: list[bool] = []
+
+    def serve(self, connection: socket.socket) -> None:
+        assert isinstance(connection, ssl.SSLSocket)
+        connection.do_handshake()
+        self.shown.append(bool(connection.getpeercert()))
+        super().serve(connection)
+
+
+def test_our_certificate_is_not_shown_elsewhere(
+    client: MakeClient, certificates: Certificates, tmp_path: Path
+) -> None:
+    good = certificates.good
+    own = tmp_path / "own.pem"
+    own.write_bytes(good.chain.read_bytes() + good.key.read_bytes())
+    with Asking(answer(200, DATA), good) as there, Asking(moved(f"{there.url}/y"), good) as here:
+        for url in (there.url, here.url):
+            asked = client(url, ca=str(good.authority), certificate=str(own))
+            assert asked.ask("GET", "/x", "asking").body == DATA
+            assert asked.read("/x", "reading", 0, 100).size == len(DATA)
+        assert here.shown == [True, True]
+        assert there.shown == [True, True, False, False]
 
 
 @pytest.mark.parametrize("location", NOWHERE)

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from annex_remote.errors import Busy, Denied, Full, NotFound, StoreError, Unavailable
+from annex_remote.errors import Busy, Denied, Exists, Full, NotFound, StoreError, Unavailable
 from annex_remote.stores import nextcloud
 from annex_remote.stores.http import Client
 from annex_remote.stores.nextcloud import Chunking
@@ -151,6 +151,8 @@ class Cloud(Scripted):
             chunks[int(name)] = body
             self.sent.append(len(body))
             return 201
+        if request.method == "MOVE" and request.headers["Overwrite"] == "F" and wanted in self.files:
+            return 412
         return self._move(folder, chunks, int(total)) if request.method == "MOVE" and name == ".file" else 405
 
     def _move(self, folder: str, chunks: dict[int, bytes], total: int) -> int:
@@ -246,6 +248,25 @@ def test_a_large_share_goes_in_chunks(cloud: Cloud, opened: MakeStore) -> None:
     assert sum("/ocs/" in request.target for request in cloud.requests) == 1
     names = {request.target.rpartition("/")[2] for request in cloud.requests if "/uploads/" in request.target}
     assert {"00001", "00002", "00003", "00004", ".file"} < names
+
+
+def test_a_large_share_does_not_replace_what_it_must_not(cloud: Cloud, opened: MakeStore) -> None:
+    store = opened(cloud.url)
+    keep(store, NAME, DATA[:3_500], fresh=True)
+    cloud.sent.clear()
+    with pytest.raises(Exists):
+        keep(store, NAME, DATA[:3_000], fresh=True)
+    assert cloud.sent == []
+    store.delete(NAME)
+
+    def source(offset: int) -> Iterable[bytes | memoryview]:
+        cloud.files[f"{FILES}/my annex/{NAME}"] = b"by somebody else"
+        return giving(DATA[:3_000])(offset)
+
+    with pytest.raises(Exists):
+        store.put(NAME, 3_000, source, fresh=True)
+    assert kept(cloud) == b"by somebody else"
+    assert cloud.uploads == {}
 
 
 def test_a_small_share_goes_as_it_is(cloud: Cloud, opened: MakeStore) -> None:

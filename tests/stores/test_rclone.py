@@ -37,7 +37,8 @@ from annex_remote.errors import (
 )
 from annex_remote.model import Access, Store
 from annex_remote.stores import check_address, rcd
-from annex_remote.stores.rclone import LEFTOVER_AGE, open_store
+from annex_remote.stores.parts import LEFTOVER_AGE
+from annex_remote.stores.rclone import open_store
 from tests.fakes import WAIT, Run, wait_for
 from tests.servers import nginx_dav, require, sshd
 from tests.stores.test_contract import Halfway, assert_absent, giving, keep, read

@@ -22,6 +22,7 @@ from annex_remote.errors import (
     Cancelled,
     Damaged,
     Denied,
+    Exists,
     Full,
     NotFound,
     StoreError,
@@ -33,6 +34,7 @@ from annex_remote.stores import open_store as open_any
 from annex_remote.stores.s3 import SMALL, S3Store, check
 from annex_remote.stores.s3_address import read_address
 from annex_remote.stores.s3_uploads import ABANDONED, PART_SIZE, plan_parts
+from annex_remote.stores.wrappers import Retrying
 from tests.servers import make_certificates, moto, rgw, s3rver
 from tests.servers.s3 import S3Server
 from tests.stores.s3_front import Forward, Front, Reply, Request, Rule, always, error, flipping, forwarding, once
@@ -135,8 +137,8 @@ def giving(data: bytes, offsets: list[int] | None = None, piece: int = 100_000) 
     return open_at
 
 
-def keep(store: S3Store, data: bytes, name: str = NAME) -> None:
-    store.put(name, len(data), giving(data))
+def keep(store: S3Store, data: bytes, name: str = NAME, *, fresh: bool = False) -> None:
+    store.put(name, len(data), giving(data), fresh=fresh)
 
 
 def read(store: S3Store, name: str = NAME) -> bytes:
@@ -980,3 +982,148 @@ def test_no_secret_is_ever_shown(strict: Place, front: Front) -> None:
         assert wrong not in text
         assert not any(signature in text for signature in signatures)
     assert all(secret not in f"{request}" for request in strict.front.seen)
+
+
+def test_a_length_that_is_no_number(front: Front) -> None:
+    for length in ("\u00b2", "", "1e3"):
+        front.rule = always(Reply(200, {"Content-Length": length}))
+        with pytest.raises(Unavailable, match="does not say how long"):
+            lone(front).stat(NAME)
+
+
+# What must not be there yet.
+
+
+def is_conditional(request: Request) -> bool:
+    return any(name.lower() == "if-none-match" for name in request.headers)
+
+
+def test_a_fresh_put_is_one_request_when_the_server_has_shown_that_it_heeds(place: Place) -> None:
+    store, names = place.store(), [f"{OTHER}{number}" for number in range(3)]
+    keep(store, b"first", fresh=True)
+    assert place.front.kinds[0] == "HEAD"
+    assert place.front.kinds[-2:] == ["PUT", "PUT"]
+    place.front.seen.clear()
+    for name, data in zip(names, (b"", b"few", MIDDLE), strict=True):
+        keep(store, data, name, fresh=True)
+        with pytest.raises(Exists, match="has it already"):
+            keep(store, data + b"!", name, fresh=True)
+        assert read(store, name) == data
+    assert [kind for kind in place.front.kinds if kind != "GET"] == ["PUT"] * 6
+    assert read(store) == b"first"
+
+
+def test_a_server_that_heeds_shows_it_by_a_refusal(place: Place) -> None:
+    keep(place.store(), b"before")
+    store = place.store()
+    with pytest.raises(Exists):
+        keep(store, b"ours", fresh=True)  # by the look
+    place.front.seen.clear()
+    place.front.rule = once("HEAD", Reply(404))
+    with pytest.raises(Exists):
+        keep(store, b"ours", fresh=True)  # by the condition
+    place.front.rule = forwarding
+    place.front.seen.clear()
+    with pytest.raises(Exists):
+        keep(store, b"ours", fresh=True)
+    assert place.front.kinds == ["PUT"]
+    assert read(store) == b"before"
+
+
+def without_condition(request: Request) -> dict[str, str]:
+    return {name: value for name, value in request.headers.items() if name.lower() != "if-none-match"}
+
+
+def ignoring(request: Request, forward: Forward) -> Reply | None:
+    """Be a server that knows no conditions, and says nothing of that."""
+    return forward(replace(request, headers=without_condition(request)))
+
+
+def refusing(reply: Reply) -> Rule:
+    return lambda request, forward: reply if is_conditional(request) else forward(request)
+
+
+UNCONDITIONAL = {
+    "ignored": ignoring,
+    "not-implemented": refusing(error(501, "NotImplemented")),
+    "invalid": refusing(error(400, "InvalidArgument")),
+    "wordless": refusing(Reply(501)),
+}
+
+
+@pytest.mark.parametrize("rule", UNCONDITIONAL.values(), ids=UNCONDITIONAL)
+@pytest.mark.parametrize("first", [b"first", MIDDLE], ids=["small", "middle"])
+def test_a_server_that_knows_no_conditions_is_looked_at(place: Place, rule: Rule, first: bytes) -> None:
+    place.front.rule = rule
+    store = place.store()
+    keep(store, first, fresh=True)
+    for name in (OTHER, NAME + "2"):
+        keep(store, b"few", name, fresh=True)
+    place.front.seen.clear()
+    keep(store, b"few", NAME + "3", fresh=True)
+    assert place.front.kinds == ["HEAD", "PUT"]
+    for name, data in ((NAME, first), (OTHER, b"few")):
+        with pytest.raises(Exists, match="is there already"):
+            keep(store, b"other", name, fresh=True)
+        assert read(store, name) == data
+
+
+def test_what_goes_in_parts_is_looked_for_before(place: Place) -> None:
+    store = place.store()
+    keep(store, DATA, fresh=True)
+    assert read(store) == DATA
+    assert [is_conditional(request) for request in place.front.seen if request.kind == "POST uploadId"] == [True]
+    place.front.seen.clear()
+    with pytest.raises(Exists):
+        keep(store, DATA[::-1], fresh=True)
+    assert place.front.kinds == ["HEAD"]
+    assert read(store) == DATA
+
+
+def test_what_comes_before_the_parts_are_together_stays(place: Place) -> None:
+    place.front.rule = once("POST uploadId", error(412, "PreconditionFailed"))
+    with pytest.raises(Exists):
+        keep(place.store(), DATA, fresh=True)
+    assert place.uploads == []
+    assert place.store().stat(NAME) is None
+
+
+@pytest.mark.parametrize("reply", [error(501, "NotImplemented"), error(400, "InvalidRequest")])
+def test_parts_come_together_where_no_conditions_are_known(place: Place, reply: Reply) -> None:
+    place.front.rule = refusing(reply)
+    store = place.store()
+    keep(store, DATA, fresh=True)
+    assert read(store) == DATA
+    assert place.uploads == []
+
+
+def test_what_a_refusal_of_a_fresh_put_means(front: Front) -> None:
+    def saying(reply: Reply) -> StoreError:
+        front.rule = lambda request, _: (
+            Reply(404) if request.method == "HEAD" else EMPTY if in_list(request) else reply
+        )
+        with pytest.raises(StoreError) as raised:
+            keep(lone(front), b"few", fresh=True)
+        return raised.value
+
+    assert isinstance(saying(error(412, "PreconditionFailed")), Exists)
+    assert isinstance(saying(Reply(412)), Exists)
+    busy = saying(error(409, "ConditionalRequestConflict"))
+    assert isinstance(busy, Unavailable)
+    assert busy.passing
+    assert isinstance(saying(error(403, "AccessDenied")), Denied)
+
+
+def in_list(request: Request) -> bool:
+    return "list-type" in request.path
+
+
+EMPTY = Reply(200, {}, b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>")
+
+
+def test_who_asks_again_may_meet_his_own(place: Place) -> None:
+    place.front.rule = once("PUT", None, after=True)
+    store = Retrying(place.store(), sleep=lambda _: None)
+    with pytest.raises(Exists):
+        store.put(NAME, 3, giving(b"few"), fresh=True)
+    assert read(place.store()) == b"few"

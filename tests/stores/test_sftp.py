@@ -18,10 +18,21 @@ from pathlib import Path
 
 import pytest
 
-from annex_remote.errors import BadSetting, Damaged, Denied, Full, NotFound, SwarmError, Unavailable
+from annex_remote.errors import (
+    BadSetting,
+    Damaged,
+    Denied,
+    Exists,
+    Full,
+    NotFound,
+    StoreError,
+    SwarmError,
+    Unavailable,
+)
 from annex_remote.model import Access, Login, Store
 from annex_remote.stores import check_address, sftp
-from annex_remote.stores.sftp import LEFTOVER_AGE, SftpStore
+from annex_remote.stores.parts import LEFTOVER_AGE
+from annex_remote.stores.sftp import SftpStore
 from tests.fakes import WAIT, Run, in_thread, wait_for
 from tests.servers import Server, Sshd, sshd
 from tests.servers.available import SFTP_SERVER, found, require
@@ -896,6 +907,40 @@ def test_what_was_there_stays_where_nothing_can_replace_it(near: Near, opened: O
     store = opened(near.address)
     assert isinstance(refused(lambda: keep(store, NAME, b"other")), Unavailable)
     assert read(store, NAME) == DATA
+    assert parts(near.root) == []
+
+
+def test_a_fresh_put_asks_one_question_more(near: Near, opened: Opener, tmp_path: Path) -> None:
+    counts = []
+    for name, fresh in ((OTHER, False), (NAME, True)):
+        log = tmp_path / f"log-{fresh}"
+        near.answer_by("-e", "-l", "DEBUG3", before=f"exec 2>{log}")
+        store = opened(near.address)
+        keep(store, NAME.replace(".0", ".9"), b"")  # so that the folders are there
+        before = log.read_text().count(": sent ")
+        keep(store, name, DATA, fresh=fresh)
+        counts.append(log.read_text().count(": sent ") - before)
+    assert counts[1] == counts[0] + 1
+
+
+def test_a_fresh_put_at_a_server_that_replaces(near: Near, opened: Opener) -> None:
+    near.answer_by(odd=("replacing", 0))
+    store = opened(near.address)
+    keep(store, NAME, DATA, fresh=True)
+    with pytest.raises(Exists, match="is there already"):
+        keep(store, NAME, b"other", fresh=True)
+    assert read(store, NAME) == DATA
+    assert parts(near.root) == []
+
+
+@pytest.mark.parametrize(("odd", "kind"), [(("stubborn", 2), Unavailable), (None, Denied)])
+def test_a_fresh_put_that_cannot_be_published(
+    near: Near, opened: Opener, odd: tuple[str, int] | None, kind: type[StoreError]
+) -> None:
+    near.answer_by(*(() if odd else ("-P", "rename")), odd=odd)
+    store = opened(near.address)
+    assert isinstance(refused(lambda: keep(store, NAME, DATA, fresh=True)), kind)
+    assert_absent(store, NAME)
     assert parts(near.root) == []
 
 

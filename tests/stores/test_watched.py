@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from annex_remote.errors import NotFound, Unavailable
+from annex_remote.limits import MAX_CONNECTIONS
 from annex_remote.model import Store
-from annex_remote.stores.wrappers import CROWD, CROWD_WAIT, Watched
+from annex_remote.stores.wrappers import ATTEMPTS, CROWD, CROWD_WAIT, Retrying, Watched
 from tests.fakes import VERBS, WAIT, Around, Failing, FakeClock, MemoryStore, Recording, Run, Slow, wait_for
 from tests.stores.test_contract import DATA, NAME, keep, read
 
@@ -84,6 +85,76 @@ def test_a_stream_that_nobody_reads_owes_nothing() -> None:
         clock.advance(1000.0)
         assert store.stat(NAME) == len(DATA)
         assert first + b"".join(pieces) == DATA
+
+
+NAMES = [f"ab/ab{'2' * 29}{letter}.1" for letter in "abcd"]
+
+
+class Listing(Around):
+    """Takes `pace` seconds for each name, and calls `between` before it is given out."""
+
+    def __init__(self, store: Store, clock: FakeClock, pace: float, between: Callable[[], object]) -> None:
+        super().__init__(store)
+        self._clock = clock
+        self._pace = pace
+        self._between = between
+
+    def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        for item in self.store.list(prefix):
+            self._clock.advance(self._pace)
+            self._between()
+            yield item
+
+
+def test_a_long_listing_that_gets_on_is_no_silence() -> None:
+    clock = FakeClock()
+    memory = MemoryStore()
+    for name in NAMES:
+        keep(memory, name, DATA)
+    stats: list[int | None] = []
+    lists = Listing(memory, clock, 20.0, lambda: stats.append(watched.stat(NAMES[0])))
+    watched = Watched(Retrying(lists), 30.0, clock)
+    assert [name for name, _ in watched.list()] == NAMES
+    assert stats == [len(DATA)] * 4
+    assert [name for name, _ in Watched(Retrying(memory), 30.0, clock).list(NAMES[1])] == NAMES[1:2]
+
+
+def test_a_listing_that_nobody_reads_owes_nothing() -> None:
+    clock = FakeClock()
+    watched = Watched(MemoryStore(), 30.0, clock)
+    for name in NAMES:
+        keep(watched, name, DATA)
+    names = watched.list()
+    assert next(names) == (NAMES[0], len(DATA))
+    clock.advance(1000.0)
+    assert watched.stat(NAMES[0]) == len(DATA)
+    assert [name for name, _ in names] == NAMES[1:]
+
+
+def test_a_listing_that_breaks_goes_on_where_it_was() -> None:
+    memory = MemoryStore()
+    for name in NAMES:
+        keep(memory, name, DATA)
+    breaks = [1, 2, 2, 3, 3, 3]
+
+    class Breaking(Around):
+        def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+            after = breaks.pop(0) if breaks else 9
+            for index, item in enumerate(self.store.list(prefix)):
+                if index == after:
+                    raise Unavailable("cut", passing=True)
+                yield item
+
+    store = Retrying(Breaking(memory), sleep=lambda _: None)
+    assert [name for name, _ in store.list()] == NAMES
+    breaks[:] = [2] * 100
+    with pytest.raises(Unavailable, match="cut"):
+        list(store.list())
+    assert len(breaks) == 100 - ATTEMPTS
+
+
+def test_as_many_as_a_store_may_be_asked_at_once_are_no_crowd() -> None:
+    assert CROWD >= 2 * MAX_CONNECTIONS
 
 
 def test_a_put_that_waits_for_its_source_owes_nothing() -> None:

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from annex_remote.errors import BadSetting, Busy, Damaged, Denied, Full, NotFound, StoreError, Unavailable
+from annex_remote.errors import BadSetting, Busy, Damaged, Denied, Exists, Full, NotFound, StoreError, Unavailable
 from annex_remote.model import Access, Login
 from annex_remote.stores import webdav
 from annex_remote.stores.webdav import WebDavStore, check
@@ -313,6 +313,35 @@ def test_many_threads_at_a_server_that_cannot_move(opened: MakeStore, nginx: Web
     for run in [Run(lambda name=name: work(name)) for name in names]:  # type: ignore[misc]
         run.join()
     assert files(nginx) == sorted(names)
+
+
+@pytest.mark.parametrize("status", [405, 501])
+def test_a_fresh_put_where_nothing_can_be_moved(
+    opened: MakeStore, nginx: WebServer, proxy: Proxy, status: int
+) -> None:
+    proxy.misbehave(Fault(status=status), methods=["MOVE"])
+    store = opened(proxy.url)
+    keep(store, NAME, DATA, fresh=True)
+    for _ in range(2):
+        with pytest.raises(Exists, match="has it already"):
+            keep(store, NAME, b"other", fresh=True)
+        assert read(store, NAME) == DATA
+        assert files(nginx) == [NAME]
+
+
+def test_a_fresh_put_that_fails_for_another_reason(opened: MakeStore, nginx: WebServer, proxy: Proxy) -> None:
+    proxy.misbehave(Fault(status=412), methods=["MOVE"])
+    with pytest.raises(Unavailable, match="412 to MOVE"):
+        keep(opened(proxy.url), NAME, DATA, fresh=True)
+    assert files(nginx) == []
+
+
+def test_a_fresh_put_leaves_no_part(opened: MakeStore, nginx: WebServer) -> None:
+    store = opened(nginx.url)
+    keep(store, NAME, DATA, fresh=True)
+    with pytest.raises(Exists, match="has it already"):
+        keep(store, NAME, b"other", fresh=True)
+    assert files(nginx) == [NAME]
 
 
 # Leftovers.

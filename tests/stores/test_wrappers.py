@@ -13,13 +13,14 @@ from annex_remote.errors import (
     Cancelled,
     Damaged,
     Denied,
+    Exists,
     Full,
     NotFound,
     StoreError,
     SwarmError,
     Unavailable,
 )
-from annex_remote.model import ByteStream, Store
+from annex_remote.model import ByteStream, OpenAt, Store
 from annex_remote.stores.wrappers import ATTEMPTS, LONGEST_PAUSE, MARKER_AGE, Marked, Measured, Rates, Retrying
 from tests.fakes import VERBS, Around, Failing, FakeClock, Flaky, MemoryStore, Recording, Slow
 from tests.stores.kinds import MARKER
@@ -140,6 +141,18 @@ def test_a_source_that_fails_is_not_read_again() -> None:
         pauses.store.put(NAME, len(DATA), breaking(DATA[:10], error))
     assert raised.value is error
     assert pauses.slept == []
+
+
+def test_who_puts_again_what_must_be_new_may_meet_his_own() -> None:
+    class Mute(Around):
+        def put(self, name: str, size: int, open_at: OpenAt, *, fresh: bool = False) -> None:
+            super().put(name, size, open_at, fresh=fresh)
+            raise passing()
+
+    memory = MemoryStore()
+    with pytest.raises(Exists):
+        Pauses(Mute(memory)).store.put(NAME, len(DATA), giving(DATA), fresh=True)
+    assert memory.contents == {NAME: DATA}
 
 
 class Breaking(Around):

@@ -110,3 +110,24 @@ def test_the_choice_holds_still_while_stores_fill_a_little() -> None:
         return [place(f"object {index}", candidates, 3, SIZE) for index in range(200)]
 
     assert chosen(0) == chosen(1 << 38)
+
+
+@given(stores(least=2), st.text(max_size=5))
+def test_a_spare_is_of_the_zone_that_has_least(groups: list[list[Candidate]], object_id: str) -> None:
+    beside = [group[0] for group in groups]
+    spare = [candidate for group in groups for candidate in group[1:] if candidate.free is None]
+    chosen = place(object_id, spare, 1, SIZE, beside)
+    if len(spare) < 2:
+        return
+    zones = Counter(candidate.zone or candidate.store for candidate in beside)
+    best = min(zones[candidate.zone or candidate.store] for candidate in spare)
+    assert [zones[each.zone or each.store] for each in spare if each.number in chosen] == [best]
+
+
+def test_a_share_on_its_way_takes_room_from_a_spare_one() -> None:
+    small = [Candidate(number, "small", free=SIZE) for number in (0, 1)]
+    large = Candidate(2, "large", free=2 * SIZE)
+    for index in range(20):
+        # The zone of the other one has more already: room goes before that.
+        beside = [small[0], Candidate(3, "large"), Candidate(4, "elsewhere", "large")]
+        assert place(f"object {index}", [small[1], large], 1, SIZE, beside) == [2]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from annex_remote.capability import Capability
 from annex_remote.errors import Busy, Cancelled, Denied, NotEnough, Unavailable
-from annex_remote.model import Coding, ShareName
+from annex_remote.model import ByteStream, Coding, ShareName
 from annex_remote.shares.crypto import Cipher, ObjectKeys, object_id_of
 from annex_remote.stores import open_store
 from annex_remote.transfer.download import Download
@@ -23,11 +23,15 @@ from annex_remote.transfer.sites import Notes, Site
 from annex_remote.transfer.upload import Upload
 from tests.fakes import (
     WAIT,
+    Around,
     Failing,
     FakeClock,
     Hanging,
+    Pieces,
     Recording,
+    Run,
     in_thread,
+    wait_for,
 )
 from tests.shares.builder import FULL, content, prove, upload
 from tests.transfer.rig import KEY, STALL, WORM, Rig
@@ -197,14 +201,73 @@ def test_a_look_grows_as_answers_come(rig: Rig, end: threading.Event) -> None:
 
 
 def test_a_look_ends_when_the_clock_says_so(rig: Rig, end: threading.Event) -> None:
-    rig.break_store(0, lambda store: Hanging(store, end))
+    hanging = Hanging(rig.stores[0], end)
+    rig.stores[0] = hanging
     clock = FakeClock()
 
     seen = look(rig, clock)
+    wait_for(hanging.reached)
     clock.advance(31.0)
     sighting = in_thread(seen.wait)
     assert 0 in {site.number for site in sighting.silent}
     assert not sighting.shares
+
+
+def test_waiting_for_ones_turn_is_no_silence(rig: Rig) -> None:
+    """Other work has all connections to a store: that is not the store's fault."""
+    clock = FakeClock()
+    sites = rig.sites
+    for _ in range(sites[0].gate.limit):
+        sites[0].gate.enter()
+    seen = Look(sites, rig.object_id, FULL.verify_key, needed=2, stall=30.0, clock=clock)
+    run = Run(seen.wait)
+    clock.advance(31.0)
+    assert not seen.is_over
+    sites[0].gate.leave()
+    run.join()
+    assert {site.number for site in seen.sighting.absent} >= {0}
+    assert not any(site.number == 0 for site in seen.sighting.silent)
+
+
+def test_whoever_brings_something_is_not_silent(rig: Rig) -> None:
+    """By our own limits an opening may take long; its bytes come all the time."""
+    rig.plant(upload(content(60_000), 2, range(4), annex_key=rig.key))
+    begin, begun, finish = threading.Event(), threading.Event(), threading.Event()
+
+    class Dripping(Around):
+        def read(self, name: str, start: int = 0, length: int | None = None) -> ByteStream:
+            stream = self.store.read(name, start, length)
+            data = b"".join(stream)
+
+            def drops() -> Iterator[bytes]:
+                wait_for(begin)
+                yield data[:10]
+                begun.set()
+                wait_for(finish)
+                yield data[10:]
+
+            return Pieces(stream.size, drops())
+
+    rig.break_store(0, Dripping)
+    clock = FakeClock()
+    seen = look(rig, clock)
+    clock.advance(20.0)
+    begin.set()
+    wait_for(begun)
+    clock.advance(20.0)
+    assert not seen.is_over
+    finish.set()
+    assert 0 in {share.site.number for share in in_thread(seen.wait).shares}
+
+
+def test_a_look_that_is_over_does_not_wait_for_its_turn(rig: Rig) -> None:
+    sites = rig.sites
+    for _ in range(sites[0].gate.limit):
+        sites[0].gate.enter()
+    seen = Look(sites, rig.object_id, FULL.verify_key, needed=2, stall=30.0)
+    seen.abandon()
+    in_thread(seen.wait)
+    assert 0 in {site.number for site in seen.sighting.silent}
 
 
 def test_a_look_that_is_called_off(rig: Rig, end: threading.Event) -> None:
