@@ -15,7 +15,7 @@ help:
 	@echo 'make demo    a grid of six directories, built, broken and repaired before your eyes'
 	@echo 'make test    the tests'
 	@echo 'make check   format, lint, types, import layers, then the tests: what has to pass'
-	@echo 'make bench   the measurements of docs/performance.md (takes a while, and 4 GiB of /dev/shm)'
+	@echo 'make bench   the measurements of docs/performance.md (takes a while, and 5 GiB of /dev/shm)'
 	@echo 'make clean   remove what these made'
 
 demo: $(STAMP)

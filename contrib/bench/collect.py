@@ -23,7 +23,17 @@ HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "performance.md"
 MARKERS = ("<!-- figures -->", "<!-- /figures -->")
 PATIENCE = 3600
-MEASUREMENTS = ("startup", "annex_copy_get", "small_files", "tahoe", "engine", "memory", "stores")
+MEASUREMENTS = (
+    "startup",
+    "annex_copy_get",
+    "small_files",
+    "tahoe",
+    "engine",
+    "memory",
+    "stores",
+    "mixed",
+    "limits",
+)
 QUICK = {
     "startup": ["--runs", "5"],
     "annex_copy_get": ["--size", "64M", "--rounds", "1"],
@@ -32,6 +42,8 @@ QUICK = {
     "engine": ["--size", "64M", "--rounds", "1"],
     "memory": ["--size", "256M"],
     "stores": ["--size", "16M", "--rounds", "1", "--memory", "64M"],
+    "mixed": ["--quick"],
+    "limits": ["--seconds", "2"],
 }
 PACKAGES = ("zfec", "pynacl", "blake3", "git-annex")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,6 @@ from pathlib import Path
 from harness import SWARM, Repository
 
 OFFERED = "EXTENSIONS INFO ASYNC GETGITREMOTENAME UNAVAILABLERESPONSE"
-_JOB = "J 1 "
 _GOOD = ("PREPARE-SUCCESS", "TRANSFER-SUCCESS", "CHECKPRESENT-SUCCESS", "REMOVE-SUCCESS")
 _BAD = ("PREPARE-FAILURE", "TRANSFER-FAILURE", "CHECKPRESENT-FAILURE", "REMOVE-FAILURE")
 _WORSE = ("CHECKPRESENT-UNKNOWN", "UNSUPPORTED-REQUEST", "ERROR")
@@ -88,7 +87,7 @@ def _setting(word: str) -> tuple[str, str]:
 
 
 class Remote:
-    """A running remote, as git-annex runs it: one process, ASYNC, one job at a time."""
+    """A running remote, as git-annex runs it: one process, ASYNC."""
 
     def __init__(self, repository: Repository, answers: Answers) -> None:
         self._answers = answers
@@ -111,19 +110,33 @@ class Remote:
 
     def request(self, line: str) -> str:
         """Ask, answer what the remote asks meanwhile, and return its reply; a failure is raised."""
-        self._write(_JOB + line)
-        while True:
+        return self.requests([line], 1)[0]
+
+    def requests(self, lines: Sequence[str], jobs: int) -> list[str]:
+        """Ask all of `lines`, `jobs` of them at once as with ``-J``; return the replies as they came."""
+        waiting, replies = iter(lines), []
+        open_jobs: dict[str, str] = {}
+        for number, line in zip(range(1, jobs + 1), waiting, strict=False):
+            open_jobs[str(number)] = line
+            self._write(f"J {number} {line}")
+        while open_jobs:
             said = self._read()
-            if not said.startswith(_JOB):
-                raise ProtocolError(f"not about this job: {said!r}")
-            message = said.removeprefix(_JOB)
+            mark, _, rest = said.partition(" ")
+            job, _, message = rest.partition(" ")
+            if mark != "J" or job not in open_jobs:
+                raise ProtocolError(f"not about a job that is open: {said!r}")
             word = message.partition(" ")[0]
-            if word in _GOOD:
-                return message
             if word in _BAD or word in _WORSE:
-                raise ProtocolError(f"{line}: {message}")
-            if word not in _TOLD:
-                self._write(_JOB + self._answers.to(message))
+                raise ProtocolError(f"{open_jobs[job]}: {message}")
+            if word in _GOOD:
+                replies.append(message)
+                del open_jobs[job]
+                if line := next(waiting, ""):
+                    open_jobs[job] = line
+                    self._write(f"J {job} {line}")
+            elif word not in _TOLD:
+                self._write(f"J {job} {self._answers.to(message)}")
+        return replies
 
     def peak_memory(self) -> int:
         """The largest resident size so far, in bytes, of the remote's own process."""
@@ -131,6 +144,10 @@ class Remote:
         found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
         assert found
         return int(found[1]) * 1024
+
+    def kill(self) -> None:
+        """End it in the midst of what it does: whoever waits for a reply gets a `ProtocolError`."""
+        self._process.kill()
 
     def close(self) -> None:
         """End it as git-annex does, by the end of its input; kill it when it does not end."""

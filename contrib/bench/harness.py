@@ -84,7 +84,9 @@ def environment(home: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "XDG_"))}
     identity = {f"GIT_{who}_{what}": "bench" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     alone = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", "LC_ALL": "C.UTF-8"}
-    return kept | identity | alone | {"HOME": str(home), "PATH": _path(), "TMPDIR": str(home)}
+    # What was learnt of one grid's stores is no figure of another one's.
+    own = {"XDG_STATE_HOME": str(home / "state"), "XDG_RUNTIME_DIR": str(home / "run")}
+    return kept | identity | alone | own | {"HOME": str(home), "PATH": _path(), "TMPDIR": str(home)}
 
 
 def run(command: Sequence[str | Path], cwd: Path, env: Mapping[str, str]) -> float:
@@ -107,8 +109,8 @@ class Repository:
         self.root = root
         self.path = root / "repo"
         home = root / "home"
-        for directory in (self.path, home):
-            directory.mkdir()
+        for directory in (self.path, home, home / "run"):
+            directory.mkdir(mode=0o700)
         self.env = environment(home)
         run(["git", "init", "-q"], self.path, self.env)
         self.annex("init", "bench")
@@ -129,11 +131,15 @@ class Repository:
 
     def init_swarm(self, name: str = "vault") -> None:
         """Six directories, four of them rebuild: the remote that is measured."""
-        need(SWARM)
         stores = self.swarm_stores(name)
         for store in stores:
             store.mkdir()
-        listed = " ".join(f"{letter}=dir:{store}" for letter, store in zip(STORES, stores, strict=True))
+        self.init_grid(name, [f"dir:{store}" for store in stores])
+
+    def init_grid(self, name: str, addresses: Sequence[str]) -> None:
+        """The same of six stores at `addresses`."""
+        need(SWARM)
+        listed = " ".join(f"{store}={address}" for store, address in zip(STORES, addresses, strict=True))
         numbers = ("needed=4", "happy=5", f"total={len(STORES)}")
         kind = ("type=external", "externaltype=swarm", "encryption=none")
         self.annex("initremote", name, *kind, f"stores={listed}", *numbers)

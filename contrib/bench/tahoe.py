@@ -15,6 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -45,10 +46,14 @@ def free_port() -> int:
         return port
 
 
+Front = Callable[[str, int], int]
+"""A storage node's name and port to the port where others are to ask it."""
+
+
 class Grid:
     """A grid of Tahoe-LAFS that listens on 127.0.0.1 only; its nodes end with `nodes`."""
 
-    def __init__(self, root: Path, tahoe: Path, nodes: ExitStack) -> None:
+    def __init__(self, root: Path, tahoe: Path, nodes: ExitStack, front: Front | None = None) -> None:
         self._root, self._tahoe, self._nodes = root, tahoe, nodes
         self._env = environment(root)
         self._log = nodes.enter_context((root / "log").open("wb"))
@@ -58,13 +63,21 @@ class Grid:
         self._until(lambda: furl.exists() and furl.read_text().endswith("\n"), "the introducer's address")
         join = f"--introducer={furl.read_text().strip()}"
         for store in STORES:
-            self._create("create-node", store, join, "--webport=none", *self._listening())
+            listening = self._listening(partial(front, store) if front else None)
+            self._create("create-node", store, join, "--webport=none", *listening)
             self._start(store)
-        web = free_port()
-        port = f"--webport=tcp:{web}:interface=127.0.0.1"
+        self.web = free_port()
+        """The gateway's port, for those who ask it over HTTP."""
+        port = f"--webport=tcp:{self.web}:interface=127.0.0.1"
         self._create("create-client", "gateway", join, port, *CODING)
-        self._start("gateway")
-        self._until(lambda: self._connected(web) == len(STORES), "six connected storage nodes")
+        self._gateway = self._start("gateway")
+        self._await_nodes(len(STORES))
+
+    def restart_gateway(self, connected: int = len(STORES)) -> None:
+        """Start the gateway anew, and return when it has its connections to so many storage nodes."""
+        stop(self._gateway)
+        self._gateway = self._start("gateway")
+        self._await_nodes(connected)
 
     def put(self, source: Path) -> tuple[float, str]:
         """Upload `source`: the seconds it took, and the capability that fetches it."""
@@ -83,20 +96,25 @@ class Grid:
         return run(command, self._root, self._env)
 
     @staticmethod
-    def _listening() -> tuple[str, str]:
+    def _listening(front: Callable[[int], int] | None = None) -> tuple[str, str]:
         port = free_port()
-        return f"--port=tcp:{port}:interface=127.0.0.1", f"--location=tcp:127.0.0.1:{port}"
+        announced = front(port) if front else port
+        return f"--port=tcp:{port}:interface=127.0.0.1", f"--location=tcp:127.0.0.1:{announced}"
 
     def _create(self, verb: str, name: str, *options: str) -> None:
         run([self._tahoe, verb, *options, self._root / name], self._root, self._env)
 
-    def _start(self, name: str) -> None:
+    def _start(self, name: str) -> subprocess.Popen[bytes]:
         # Without --allow-stdin-close a node ends at once when its standard input is not open.
         command: list[str | Path] = [self._tahoe, "run", "--allow-stdin-close", self._root / name]
         node = subprocess.Popen(
             command, env=self._env, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log
         )
         self._nodes.callback(stop, node)
+        return node
+
+    def _await_nodes(self, count: int) -> None:
+        self._until(lambda: self._connected(self.web) == count, f"{count} connected storage nodes")
 
     def _until(self, ready: Callable[[], bool], what: str) -> None:
         end = time.monotonic() + PATIENCE
@@ -126,10 +144,10 @@ def stop(node: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def grid(root: Path) -> Iterator[Grid]:
+def grid(root: Path, front: Front | None = None) -> Iterator[Grid]:
     root.mkdir()
     with ExitStack() as nodes:
-        yield Grid(root, install(), nodes)
+        yield Grid(root, install(), nodes, front)
 
 
 def through_tahoe(root: Path, size: int, rounds: int) -> dict[str, float]:
