@@ -79,7 +79,7 @@ def test_a_store_that_comes_back_empty_is_filled_by_the_next_copies_only(session
 def test_a_copy_that_reaches_too_few_stores_sends_nothing_and_works_later(
     session: Session, laptop: Repository
 ) -> None:
-    content = laptop.add(film=300_000)["film"]
+    content = laptop.add(film=1_300_000)["film"]
     session.unplug("usb", "nas")
     said = laptop.run("git annex copy --to vault film", fails=True)
     assert "4 (happy) are needed" in said

@@ -12,6 +12,7 @@ sed -u '/^EXTENSIONS/s/ ASYNC//' | git-annex-remote-swarm
 """
 
 
+@pytest.mark.timeout(1500)  # thousands of chunks, each stored and fetched several times
 @pytest.mark.parametrize("program", ["swarm", "swarmsync"])
 @pytest.mark.parametrize("options", ["", "--fast --size=20MiB"], ids=["full", "large"])
 def test_testremote(session: Session, options: str, program: str) -> None:
@@ -20,7 +21,7 @@ def test_testremote(session: Session, options: str, program: str) -> None:
     wrapper.write_text(WITHOUT_ASYNC)
     wrapper.chmod(0o755)
     session.environment["PATH"] = f"{wrapper.parent}:{session.environment['PATH']}"
-    session.patience = 570
+    session.patience = 1400
     laptop = session.repository("laptop")
     laptop.initremote(parameters=f"type=external externaltype={program} encryption=none")
     said = laptop.run(f"git annex testremote vault {options}")

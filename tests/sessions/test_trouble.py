@@ -20,8 +20,7 @@ def test_damaged_blocks_are_read_around_and_named(session: Session, laptop: Repo
     # As many as were asked of it: the other stores bring some of the blocks.
     assert re.search(r"a repair of its shares is due: nas: share 1: [1-5] of its blocks damaged", said.plain)
     assert "usb:" not in said
-    said = laptop.run("git annex get note")
-    assert "nas: share 1: 1 of its blocks damaged" in said.plain
+    laptop.run("git annex get note")  # of a small file no more shares are read than it takes
     laptop.run("git annex fsck --from vault")
     assert {name: laptop.read(name) for name in contents} == contents
 
