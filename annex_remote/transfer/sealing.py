@@ -231,8 +231,6 @@ class SealingPass:
 
     def _is_deserted(self, turn: Callable[[], None]) -> bool:
         """True if nobody takes anything any more, and after all that has come to its end, nobody joins."""
-        if self._cancelled.is_set():
-            raise Cancelled("the upload was called off")
         with self._lock:
             if not self._is_over():
                 return False

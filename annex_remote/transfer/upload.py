@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from annex_remote.capability import Capability
-from annex_remote.errors import Damaged, Exists, Full, NotEnough, Unavailable
+from annex_remote.errors import Cancelled, Damaged, Exists, Full, NotEnough, Unavailable
 from annex_remote.model import Coding
 from annex_remote.shares.codec import SegmentCodec
 from annex_remote.shares.crypto import ObjectKeys, seal_key_name
@@ -264,6 +264,8 @@ class Upload:
             raise
         if header is not None:
             self._stored |= sending.stored()
+        elif self.cancelled.is_set():  # said only now, as the stores have had the time to clean up
+            raise Cancelled("the upload was called off")
 
     def _place(self, wanted: int, tried: Collection[Site]) -> list[Site]:
         """Return the best sites for `wanted` more shares, of those that have not been `tried`."""
