@@ -404,6 +404,14 @@ class Grid:
         absent = {answer.asked: answer.error for answer in ask_all(looks, ROSTER_WAIT) if answer.error}
         _require_most(absent, len(looks))
 
+    def readable(self, names: Sequence[str]) -> list[StoreEntry]:
+        """Return the stores with `names`, or all that may have shares; raises `BadSetting` for any other."""
+        entries = [self.roster.entry(name) for name in dict.fromkeys(names)] or list(self.roster.readable)
+        for entry in entries:
+            if entry not in self.roster.readable:
+                raise BadSetting(f"the store {entry.name} is {entry.state}: it is not asked for anything")
+        return entries
+
     def see(self, entry: StoreEntry) -> None:
         """Raise unless the store answers, and is what it is meant to be."""
         self.store(entry).stat(marker_name(self.id, entry))

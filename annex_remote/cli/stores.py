@@ -92,10 +92,7 @@ def test_stores(remote: str, names: tuple[str, ...], size: int, as_json: bool) -
     What is written has a name of its own and is removed again. Exit status 1 if anything failed.
     """
     grid = _open(remote)
-    entries = [grid.roster.entry(name) for name in names] or list(grid.roster.readable)
-    for entry in entries:
-        if entry not in grid.roster.readable:
-            raise BadSetting(f"the store {entry.name} is {entry.state}: it is not asked for anything")
+    entries = grid.readable(names)
     trials = {entry.name: partial(try_store, partial(grid.store, entry), size << 20) for entry in entries}
     failed = False
     with Progress(

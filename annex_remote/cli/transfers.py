@@ -213,10 +213,7 @@ def speedtest(remote: str, names: tuple[str, ...], size: int, as_json: bool) -> 
     status 1 if a store failed.
     """
     grid = opened(consult(remote))
-    entries = [grid.roster.entry(name) for name in dict.fromkeys(names)] or list(grid.roster.readable)
-    for entry in entries:
-        if entry not in grid.roster.readable:
-            raise BadSetting(f"the store {entry.name} is {entry.state}: it is not asked for anything")
+    entries = grid.readable(names)
     speeds = _measure(grid, entries, size << 20)
     grid.keep_book()
     will = _outlook(grid, speeds)

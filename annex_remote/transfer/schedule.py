@@ -311,7 +311,8 @@ class Schedule:
         self._looks_at = now + GLANCE
         for segment in sorted(self._short):  # before anything is asked: what is refused starts nothing
             self._check(segment)
-        known = {share.source.store: self._figures(share.source.store, now) for share in self._shares.values()}
+        stores = {share.source.store for share in self._shares.values()}
+        known = {store: self._figures(store, now) for store in stores}
         market = _Market(self._shares, known, self._block, self._needed, now, busy=self.is_busy)
         self.window, self._ahead = market.window, market.ahead
         # Who is overdue is known before the others are asked for more.
