@@ -262,17 +262,19 @@ class Grid:
 
     # The roster.
 
-    def look_for_roster(self, notes: Notes) -> bool:
+    def look_for_roster(self, notes: Notes, *, by_name: bool = False) -> bool:
         """Ask the stores for their rosters and take up the newest; True if it is newer than what was known.
 
         Rosters that do not prove, and stores that have an old one, are in `notes`; stores with an old one or
-        none are given the newest.
+        none are given the newest. With `by_name`, one that has the known one's serial and size is not read.
         """
         self._looked_at = time.monotonic()
         before = (self._roster.serial, self._sealed or b"")
         entries = {entry.name: entry for entry in self.roster.readable}
         found: dict[str, Found | None] = {}
-        for answer in ask_all({name: partial(self._fetch, entries[name]) for name in entries}, ROSTER_WAIT):
+        for answer in ask_all(
+            {name: partial(self._fetch, entries[name], by_name) for name in entries}, ROSTER_WAIT
+        ):
             if answer.value is None:
                 log.debug("%s: no roster: %s", answer.asked, explain(answer.error))
                 if wants_login(answer.error):
@@ -292,18 +294,25 @@ class Grid:
         with self._refreshing:
             if self._looked_at is not None and time.monotonic() - self._looked_at < max_age:
                 return False
-            return self.look_for_roster(notes)
+            return self.look_for_roster(notes, by_name=True)
 
-    def _fetch(self, entry: StoreEntry) -> tuple[Found | None, Damaged | None]:
+    def _fetch(self, entry: StoreEntry, by_name: bool) -> tuple[Found | None, Damaged | None]:
         """Return the newest roster on a store that proves, and why a newer one was refused."""
         # Before a roster is known, which of the first stores has which number, and so its marker, is not either.
         store = (
             self.store(entry) if self.is_known else self._opener(self.address(entry), None, self._access(entry))
         )
-        names = [name for name, _ in store.list(f"{self.id[:2]}/{self.id}.r")]
-        serials = {serial for name in names if (serial := roster_serial(self.id, name)) is not None}
+        # Its marker is among them as well, and is then not asked for before something is put there.
+        listed = {
+            serial: size
+            for name, size in store.list(f"{self.id[:2]}/{self.id}.")
+            if (serial := roster_serial(self.id, name)) is not None
+        }
+        newest, size = max(listed.items(), default=(None, 0))
+        if by_name and self._sealed and (newest, size) == (self._roster.serial, len(self._sealed)):
+            return Found(self._roster, self._sealed), None
         refused: Damaged | None = None
-        for serial in sorted(serials, reverse=True)[:ROSTERS_READ]:
+        for serial in sorted(listed, reverse=True)[:ROSTERS_READ]:
             try:
                 return read_roster(store, self.verify_key, serial), refused
             except Damaged as error:

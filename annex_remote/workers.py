@@ -8,8 +8,8 @@ program from ending.
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable
+from queue import Empty, SimpleQueue
 
 __all__ = ["Workers", "workers"]
 
@@ -21,38 +21,35 @@ class Workers:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._ready = threading.Condition()
-        self._work: deque[Callable[[], None]] = deque()
+        self._lock = threading.Lock()
+        self._work: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._idle = 0
+        """Threads that wait for work, less those for which some is on its way."""
 
     def start(self, work: Callable[[], None]) -> None:
         """Run `work` on a thread of its own, now. `work` handles its own exceptions. Raises `RuntimeError`."""
-        with self._ready:
-            self._work.append(work)
-            if len(self._work) <= self._idle:
-                self._ready.notify()
-                return
-        try:
-            threading.Thread(target=self._serve, name=self._name, daemon=True).start()
-        except RuntimeError:  # the system has no thread left for us
-            with self._ready:
-                if work not in self._work:
-                    return  # a thread that came free has taken it
-                self._work.remove(work)
-            raise
+        with self._lock:
+            is_spare = self._idle > 0
+            self._idle -= is_spare
+        if is_spare:
+            self._work.put(work)
+        else:
+            threading.Thread(target=self._serve, args=(work,), name=self._name, daemon=True).start()
 
-    def _serve(self) -> None:
+    def _serve(self, work: Callable[[], None]) -> None:
         while True:
-            with self._ready:
-                if not self._work:
-                    self._idle += 1
-                    self._ready.wait_for(lambda: self._work, _IDLE_SECONDS)
-                    self._idle -= 1
-                if not self._work:
-                    return
-                work = self._work.popleft()
             work()
             del work  # lets go of buffers while this thread is idle
+            with self._lock:
+                self._idle += 1
+            try:
+                work = self._work.get(timeout=_IDLE_SECONDS)
+            except Empty:
+                with self._lock:
+                    if self._idle:
+                        self._idle -= 1
+                        return
+                work = self._work.get()  # it is on its way
 
 
 workers = Workers("swarm-worker")

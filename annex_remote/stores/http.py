@@ -15,7 +15,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException, IncompleteRead
-from http.cookiejar import DefaultCookiePolicy
 from urllib.parse import quote, urljoin, urlsplit
 
 import requests
@@ -33,7 +32,7 @@ from annex_remote.errors import (
     Unavailable,
 )
 from annex_remote.model import ByteStream, OpenAt
-from annex_remote.stores.http_wire import Adapter, Body, Session, SourceFailedError
+from annex_remote.stores.http_wire import Adapter, Body, SourceFailedError, prepared
 from annex_remote.stores.numbers import whole_number
 
 __all__ = ["Answer", "Auth", "Client", "failure", "retry_after"]
@@ -68,6 +67,9 @@ class Auth(AuthBase):
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         return request
 
+    def answered(self, response: requests.Response) -> None:
+        """Take in any answer."""
+
     def challenged(self, response: requests.Response) -> bool:
         """Take in a 401; True if the request is worth sending once more, signed otherwise than before."""
         return False
@@ -97,17 +99,12 @@ class Client:
         self._meaning = meaning or failure
         self._patience = patience
         self._timeout = (min(CONNECT, patience), patience)
-        self._session = Session()
-        self._session.mount("https://", Adapter(patience))
-        self._session.mount("http://", Adapter(patience))
-        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        self._session.headers.update({"User-Agent": "git-annex-remote-swarm", "Accept-Encoding": "identity"})
+        self._adapter = Adapter(patience)
         # Proxies and certificates of the environment are looked up once. What requests would look up for each
         # request is left out: a ~/.netrc would replace our own signatures.
-        found = self._session.merge_environment_settings(origin, {}, True, ca or True, certificate or None)
-        self._session.trust_env = False
-        self._session.proxies.update(found["proxies"] or {})
-        self._session.verify, self._certificate = found["verify"], found["cert"]
+        found = requests.Session().merge_environment_settings(origin, {}, True, ca or True, certificate or None)
+        self._proxies = dict(found["proxies"] or {})
+        self._verify, self._certificate = found["verify"] or True, found["cert"]
 
     def ask(
         self,
@@ -200,7 +197,7 @@ class Client:
 
     def close(self) -> None:
         """Let go of the connections."""
-        self._session.close()
+        self._adapter.close()
 
     def _range(
         self,
@@ -305,21 +302,20 @@ class Client:
         auth: Auth,
     ) -> requests.Response:
         try:
-            return self._session.request(
-                method,
-                url,
-                params=params,
-                headers=headers,
-                data=data,  # type: ignore[arg-type] # requests takes any iterable with a length
-                auth=auth,
-                cert=self._certificate if auth is self._auth else None,
-                timeout=self._timeout,
-                allow_redirects=False,
+            request = auth(prepared(method, url, params, headers, data))
+            response = self._adapter.send(
+                request,
                 stream=True,
+                timeout=self._timeout,
+                verify=self._verify,
+                cert=self._certificate if auth is self._auth else None,
+                proxies=self._proxies,
             )
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             # A ValueError quotes what it does not like: a header with a login, a proxy's address with a password.
             raise self.translate(error, doing) from (None if isinstance(error, ValueError) else error)
+        auth.answered(response)
+        return response
 
     def _read(self, response: requests.Response, doing: str) -> Answer:
         """Read an answer that is no share; a server that trickles it is not waited for."""

@@ -7,7 +7,6 @@ import re
 import secrets
 import threading
 from base64 import b64encode
-from functools import partial
 
 import requests
 from requests.utils import get_netrc_auth
@@ -51,23 +50,21 @@ class LoginAuth(Auth):
             challenge, uses, basic = self._digest, self._uses, self._basic
         if challenge:
             request.headers["Authorization"] = self._answer(challenge, uses, request)
-            request.hooks["response"].append(partial(self._answered, challenge["nonce"]))
         elif basic:
             pair = f"{self._login.user}:{self._login.password}".encode()
             request.headers["Authorization"] = f"Basic {b64encode(pair).decode()}"
         return request
 
-    def _answered(self, nonce: str, response: requests.Response, **_: object) -> None:
-        if response.status_code != 401:
-            self._taken = nonce
+    def answered(self, response: requests.Response) -> None:
+        if response.status_code != 401 and self._digest:
+            self._taken = _nonce_sent(response) or self._taken
 
     def challenged(self, response: requests.Response) -> bool:
-        sent = _challenges(str(response.request.headers.get("Authorization", "")))
         offers = _challenges(response.headers.get("WWW-Authenticate", ""))
         for scheme, offer in offers:
             if scheme == "digest" and _can_answer(offer):
-                return self._use(offer, dict(sent).get("digest", {}).get("nonce"))
-        if "basic" in dict(offers) and "basic" not in dict(sent):
+                return self._use(offer, _nonce_sent(response))
+        if "basic" in dict(offers) and "basic" not in _sent(response):
             with self._lock:
                 self._basic, self._digest = True, {}
             return True
@@ -127,6 +124,15 @@ def _challenges(header: str) -> list[tuple[str, dict[str, str]]]:
         elif found:
             found[-1][1].setdefault(word.lower(), plain if quoted is None else re.sub(r"\\(.)", r"\1", quoted))
     return found
+
+
+def _sent(response: requests.Response) -> dict[str, dict[str, str]]:
+    """Return how the request was signed to which this is the answer."""
+    return dict(_challenges(str(response.request.headers.get("Authorization", ""))))
+
+
+def _nonce_sent(response: requests.Response) -> str | None:
+    return _sent(response).get("digest", {}).get("nonce")
 
 
 def _can_answer(challenge: dict[str, str]) -> bool:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import errno
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
+from requests.structures import CaseInsensitiveDict
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from annex_remote.errors import Damaged
 from annex_remote.model import OpenAt
 
-__all__ = ["Adapter", "Body", "Session", "SourceFailedError"]
+__all__ = ["Adapter", "Body", "SourceFailedError", "prepared"]
 
 _CONNECTIONS = 32
 """Idle connections that are kept; more are opened when more threads ask at once."""
+_PLACES = 8
+"""Servers that one client speaks to: its own, and those to which that one sends us on."""
 PIECE = 64 << 10
 """Bytes that are handed to the system at once: each has `patience` seconds to go out."""
 
@@ -86,11 +89,25 @@ def _cut(piece: bytes | memoryview) -> Iterator[memoryview]:
         yield view[at : at + PIECE]
 
 
-class Session(requests.Session):
-    """Leaves redirects to `Client`: what requests does about them reads their whole answers into memory."""
+_ALWAYS = {"User-Agent": "git-annex-remote-swarm", "Accept": "*/*", "Accept-Encoding": "identity"}
 
-    def get_redirect_target(self, resp: requests.Response) -> str | None:
-        return None
+
+def prepared(
+    method: str, url: str, params: Mapping[str, str] | None, headers: Mapping[str, str] | None, data: bytes | Body
+) -> requests.PreparedRequest:
+    """Return a request that says what is given, and nothing else: no cookies, no login.
+
+    A `requests.Session` would put one together from as many places as there are, which takes longer than all the
+    rest of a small request. Raises `ValueError` for a URL or headers that cannot be.
+    """
+    request = requests.PreparedRequest()
+    request.method = method
+    request.prepare_url(url, params)
+    request.prepare_headers({**_ALWAYS, **(headers or {})})
+    if data or method not in ("GET", "HEAD"):
+        request.headers["Content-Length"] = str(len(data))
+    request.body = data or None  # type: ignore[assignment] # requests takes any iterable with a length
+    return request
 
 
 def _patient(kind: type[Any], patience: float) -> type[Any]:
@@ -128,11 +145,35 @@ class Adapter(HTTPAdapter):
             "http": type("Pool", (HTTPConnectionPool,), {"ConnectionCls": _patient(HTTPConnection, patience)}),
             "https": type("Pool", (HTTPSConnectionPool,), {"ConnectionCls": _patient(HTTPSConnection, patience)}),
         }
-        super().__init__(pool_connections=4, pool_maxsize=_CONNECTIONS, max_retries=0)
+        self._known: dict[tuple[object, ...], Any] = {}
+        super().__init__(pool_connections=2 * _PLACES, pool_maxsize=_CONNECTIONS, max_retries=0)
 
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
         super().init_poolmanager(*arguments, **options)
         self.poolmanager.pool_classes_by_scheme = self._pools
+
+    def get_connection_with_tls_context(
+        self, request: requests.PreparedRequest, verify: Any, proxies: Any = None, cert: Any = None
+    ) -> Any:
+        """Return the pool for a request: looked for once a place, as that takes as long as half of the sending."""
+        place = (*(request.url or "").split("/", 3)[:3], verify, cert)
+        pool = self._known.get(place)
+        if pool is None:
+            pool = super().get_connection_with_tls_context(request, verify, proxies, cert)
+            if (
+                len(self._known) < _PLACES
+            ):  # more than there are to a client, unless a server sends us far and wide
+                self._known[place] = pool
+        return pool
+
+    def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
+        """Return an answer with what is used of it; cookies, and the rest that requests looks for, are not."""
+        response = requests.Response()
+        response.status_code = resp.status
+        response.headers = CaseInsensitiveDict(resp.headers)
+        response.raw = resp
+        response.request = req
+        return response
 
     def proxy_manager_for(self, *arguments: Any, **options: Any) -> Any:
         manager = super().proxy_manager_for(*arguments, **options)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -23,12 +24,18 @@ from contextlib import suppress
 from annex_remote.errors import Damaged, Exists, NotFound, StoreError, Unavailable
 from annex_remote.model import Access, ByteStream, OpenAt, check_name
 from annex_remote.stores.http import Answer
+from annex_remote.stores.numbers import whole_number
 from annex_remote.stores.s3_address import Bucket, read_address
 from annex_remote.stores.s3_answers import NotUnderstood, check_md5
 from annex_remote.stores.s3_client import BucketClient
 from annex_remote.stores.s3_uploads import ONLY_NEW, PART_SIZE, Hashed, Uploads
+from annex_remote.stores.state import SharedFile, state_path
 
 __all__ = ["SMALL", "S3Store", "check", "open_store"]
+
+_HEEDS = {"heeds": True, "ignores": False}
+HEEDS_AGE = 7 * 86400.0
+"""Seconds after which it is seen anew what a server makes of a condition: it may have become another one."""
 
 SMALL = 1 << 20
 """Bytes that are held in memory to be sent."""
@@ -43,7 +50,51 @@ def check(address: str) -> str:
 def open_store(address: str, access: Access) -> S3Store:
     """Open the bucket at `address`; see `annex_remote.stores.open_store`."""
     _, bucket = read_address(address)
-    return S3Store(bucket, access)
+    known = f"{bucket.origin}{bucket.path}".replace("/", "_")
+    return S3Store(bucket, access, known=lambda: SharedFile(state_path("s3", known)))
+
+
+class _Heeding:
+    """Whether a server heeds `ONLY_NEW`: some refuse it, and others say nothing and replace what is there.
+
+    Once seen it is remembered, for other processes as well if there is a file for that.
+    """
+
+    def __init__(self, file: Callable[[], SharedFile] | None, date: Callable[[], float]) -> None:
+        self._file = file
+        self._date = date
+        self._lock = threading.Lock()
+        self._looked = False
+        self._known: bool | None = None
+
+    @property
+    def known(self) -> bool | None:
+        """None as long as it was not seen."""
+        with self._lock:
+            if not self._looked:
+                self._looked = True
+                self._change(self._read)
+            return self._known
+
+    def _read(self, kept: bytes) -> bytes:
+        word, _, seen = kept.decode(errors="replace").partition(" ")
+        age = self._date() - (whole_number(seen) or 0)
+        if word in _HEEDS and 0 <= age < HEEDS_AGE:
+            self._known = _HEEDS[word]
+        return kept
+
+    def learn(self, heeds: bool) -> None:
+        """Take in what was seen."""
+        with self._lock:
+            is_new, self._known, self._looked = self._known is not heeds, heeds, True
+            if is_new:
+                word = next(word for word, meaning in _HEEDS.items() if meaning is heeds)
+                self._change(lambda _: f"{word} {self._date():.0f}".encode())
+
+    def _change(self, change: Callable[[bytes], bytes]) -> None:
+        if self._file is not None:
+            with suppress(OSError):  # it is only forgotten
+                self._file().change(change)
 
 
 class S3Store:
@@ -59,14 +110,13 @@ class S3Store:
         *,
         part_size: int = PART_SIZE,
         clock: Callable[[], float] = time.time,
+        known: Callable[[], SharedFile] | None = None,
     ) -> None:
         self._client = BucketClient(bucket, access, clock)
         self._uploads = Uploads(self._client, part_size, clock)
         self._part_size = part_size
         self._in_chunks = not bucket.is_encrypted
-        self._heeds: bool | None = None
-        """Whether the server heeds `ONLY_NEW`: some refuse it, and others say nothing and replace what is there.
-        None until that was seen."""
+        self._heeding = _Heeding(known, clock)
 
     def put(self, name: str, size: int, open_at: OpenAt, *, fresh: bool = False) -> None:
         check_name(name)
@@ -75,21 +125,22 @@ class S3Store:
             self._put(name, size, open_at, {})
             return
         is_large = size >= self._part_size
-        if (is_large or not self._heeds) and self.stat(name) is not None:
+        heeds = self._heeding.known
+        if (is_large or not heeds) and self.stat(name) is not None:
             raise Exists(f"putting {name}: it is there already")
-        if self._heeds is False:
+        if heeds is False:
             self._put(name, size, open_at, {})
             return
         try:
             self._put(name, size, open_at, ONLY_NEW)
         except Exists:
-            self._heeds = True
+            self._heeding.learn(True)
             raise
         except NotUnderstood:
-            if is_large or self._heeds:
+            if is_large or heeds:
                 raise
             self._put(name, size, open_at, {})  # it was perhaps the condition that it does not understand
-            self._heeds = False
+            self._heeding.learn(False)
 
     def _put(self, name: str, size: int, open_at: OpenAt, condition: Mapping[str, str]) -> None:
         if size >= self._part_size:
@@ -116,16 +167,16 @@ class S3Store:
             return self._client.ask("PUT", name, f"putting {name}", data=bytes(data), headers=given)
 
         self._check_stored(name, size, send(), md5.hexdigest())
-        if condition and self._heeds is None:
+        if condition and self._heeding.known is None:
             self._try_condition(send)
 
     def _try_condition(self, send: Callable[[], object]) -> None:
         """Learn whether the server heeds the condition, by sending once more what it has taken just now."""
         try:
             send()
-            self._heeds = False
+            self._heeding.learn(False)
         except Exists:
-            self._heeds = True
+            self._heeding.learn(True)
         except StoreError:
             pass  # another put tells
 

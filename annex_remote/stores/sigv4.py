@@ -11,7 +11,7 @@ import hmac
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cached_property
+from functools import lru_cache
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 __all__ = ["CHUNK", "IN_CHUNKS", "PLAIN", "UNSIGNED", "Keys", "Signer", "length_in_chunks"]
@@ -49,6 +49,13 @@ class Signer:
     keys: Keys
     region: str
     now: datetime
+    _stamp: str = field(init=False, repr=False)
+    _scope: str = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        stamp = self.now.strftime("%Y%m%dT%H%M%SZ")
+        object.__setattr__(self, "_stamp", stamp)
+        object.__setattr__(self, "_scope", f"{stamp[:8]}/{self.region}/s3/aws4_request")
 
     def headers(self, method: str, url: str, headers: Mapping[str, str], payload: str) -> dict[str, str]:
         """Return the headers that make a request one of ours: those given, which are all signed, and more.
@@ -79,24 +86,18 @@ class Signer:
             signature = self._sign(f"{_ALGORITHM}-PAYLOAD", signature, _NOTHING, _sha256(data))
             yield b"%x;chunk-signature=%b\r\n%b\r\n" % (len(data), signature.encode(), data)
 
-    @cached_property
-    def _stamp(self) -> str:
-        return self.now.strftime("%Y%m%dT%H%M%SZ")
-
-    @cached_property
-    def _scope(self) -> str:
-        return f"{self._stamp[:8]}/{self.region}/s3/aws4_request"
-
-    @cached_property
-    def _key(self) -> bytes:
-        key = f"AWS4{self.keys.secret}".encode()
-        for word in self._scope.split("/"):
-            key = hmac.digest(key, word.encode(), "sha256")
-        return key
-
     def _sign(self, what: str, *lines: str) -> str:
         text = "\n".join([what, self._stamp, self._scope, *lines])
-        return hmac.digest(self._key, text.encode(), "sha256").hex()
+        return hmac.digest(_key(self.keys.secret, self._scope), text.encode(), "sha256").hex()
+
+
+@lru_cache(maxsize=16)
+def _key(secret: str, scope: str) -> bytes:
+    """Return the key that signs for a day in a region."""
+    key = f"AWS4{secret}".encode()
+    for word in scope.split("/"):
+        key = hmac.digest(key, word.encode(), "sha256")
+    return key
 
 
 def length_in_chunks(size: int) -> int:

@@ -199,6 +199,8 @@ class Marked(Around):
         anything = False
         for item in self.store.list(prefix):
             anything = True
+            if item[0] == self._marker:
+                self._seen = self._clock()
             yield item
         if not anything:
             self._check()

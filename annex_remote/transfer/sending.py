@@ -13,18 +13,12 @@ __all__ = ["Sending"]
 
 
 class Sending:
-    """Puts shares of `object_id`, each of `size` bytes, which `sealing` feeds.
+    """Puts shares of `object_id`, each of `size` bytes, which `sealing` feeds."""
 
-    With `fresh`, a store that has something under the name keeps it, and fails with `Exists`.
-    """
-
-    def __init__(
-        self, sealing: SealingPass, object_id: str, size: int, *, fresh: bool, cancelled: threading.Event
-    ) -> None:
+    def __init__(self, sealing: SealingPass, object_id: str, size: int, *, cancelled: threading.Event) -> None:
         self._sealing = sealing
         self._object_id = object_id
         self._size = size
-        self._fresh = fresh
         self._cancelled = cancelled
         self._sites: dict[int, Site] = {}
         self._errors: dict[int, Exception] = {}
@@ -40,7 +34,7 @@ class Sending:
         try:
             with site.gate.pass_(self._cancelled) as leave:
                 self._sealing.admit(site.number, leave)
-                site.store.put(name, self._size, self._sealing.open_at(site.number), fresh=self._fresh)
+                site.store.put(name, self._size, self._sealing.open_at(site.number))
         except Exception as error:  # noqa: BLE001 # told by `failures`, with the store's name
             self._errors[site.number] = error
         self._sealing.finished(site.number)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
 from annex_remote.errors import Cancelled, SwarmError, Unavailable
@@ -112,8 +112,7 @@ class Asking(Generic[K, V]):
     def __init__(self, questions: Mapping[K, Callable[[], V]]) -> None:
         self.open: dict[K, None] = {}
         """Who has not answered yet, in the order in which they were asked."""
-        self._ready = threading.Condition()
-        self._answers: deque[Answer[K, V]] = deque()
+        self._answers: SimpleQueue[Answer[K, V]] = SimpleQueue()
         self.add(questions)
 
     def add(self, questions: Mapping[K, Callable[[], V]]) -> None:
@@ -127,17 +126,14 @@ class Asking(Generic[K, V]):
             answer: Answer[K, V] = Answer(asked, question(), None)
         except Exception as error:  # noqa: BLE001 # handed to whoever asked
             answer = Answer(asked, None, error)
-        with self._ready:
-            self._answers.append(answer)
-            self._ready.notify()
+        self._answers.put(answer)
 
     def take(self, timeout: float) -> Answer[K, V] | None:
         """Return the next answer, or None if none comes within `timeout` seconds."""
-        with self._ready:
-            self._ready.wait_for(lambda: self._answers, max(0.0, timeout))
-            if not self._answers:
-                return None
-            answer = self._answers.popleft()
+        try:
+            answer = self._answers.get(timeout=max(0.0, timeout))
+        except Empty:
+            return None
         del self.open[answer.asked]
         return answer
 
@@ -171,7 +167,10 @@ class GatedAsking(Asking[Site, V]):
         self._inside: dict[Site, tuple[float, Callable[[], None]]] = {}
         """When a question went through its gate, and what lets the next one through."""
         self._abandoned = False
-        super().__init__({site: partial(self._go, site, question) for site, question in questions.items()})
+        super().__init__(questions)
+
+    def add(self, questions: Mapping[Site, Callable[[], V]]) -> None:
+        super().add({site: partial(self._go, site, question) for site, question in questions.items()})
 
     def _go(self, site: Site, question: Callable[[], V]) -> V:
         with site.gate.pass_(self._cancelled) as leave:
@@ -179,6 +178,11 @@ class GatedAsking(Asking[Site, V]):
             if self._abandoned:
                 raise Cancelled("nobody waits for the answer")
             return question()
+
+    def moved(self, site: Site) -> None:
+        """Say that a store has just shown that it is not silent."""
+        _, leave = self._inside[site]
+        self._inside[site] = self._clock(), leave
 
     def answers(self, stall: float) -> Iterator[Answer[Site, V]]:
         """Yield each answer as it comes; who is silent for `stall` seconds is `Unavailable`.

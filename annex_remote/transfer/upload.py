@@ -25,6 +25,7 @@ from annex_remote.transfer.reading import content_id_of
 from annex_remote.transfer.sealing import SealingPass
 from annex_remote.transfer.sending import Sending
 from annex_remote.transfer.sites import Clock, GatedAsking, Notes, Site, causes, explain, shares
+from annex_remote.transfer.small import SmallShares, in_pieces
 
 __all__ = ["Upload"]
 
@@ -96,10 +97,30 @@ class Upload:
 
         Nothing is there as a rule, and a look would cost as much as the whole upload.
         """
-        self._send(fresh=True)
-        taken = [site for site, error in self._failed.items() if isinstance(error, Exists)]
-        for site in taken:
-            del self._failed[site]
+        chosen = self._place(self.coding.total, ())
+        tried = set(chosen)
+        made = SmallShares(self.path, self._codec, self._header, self._seed, [site.number for site in chosen])
+        self._expected = made.header
+        asking: GatedAsking[None] = GatedAsking({}, self.cancelled, self.clock)
+
+        def put(site: Site) -> None:
+            share, name = made.share(site.number), site.name_of(self.keys.object_id)
+            source = in_pieces(share, partial(asking.moved, site))
+            site.store.put(name, len(share), source, fresh=True)
+
+        asking.add({site: partial(put, site) for site in chosen})
+        taken = []
+        for answer in asking.answers(self.stall):
+            if answer.error is None:
+                self._stored.add(answer.asked)
+            elif isinstance(answer.error, Exists):
+                taken.append(answer.asked)
+            else:
+                self._failed[answer.asked] = answer.error
+                for spare in self._place(1, tried):
+                    tried.add(spare)
+                    made.join(spare.number, answer.asked.number)
+                    asking.add({spare: partial(put, spare)})
         # A store that is full says so before it says that it has the share.
         is_full = any(isinstance(error, Full) for error in self._failed.values())
         return not taken and not (is_full and len(self._stored) < self.coding.total)
@@ -213,7 +234,7 @@ class Upload:
 
     # What is sent.
 
-    def _send(self, *, fresh: bool = False) -> None:
+    def _send(self) -> None:
         """Send what is missing; a share that fails goes to a spare site while there is one."""
         wanted = self.coding.total - len(self._stored)
         tried = set(self._stored)
@@ -237,7 +258,7 @@ class Upload:
             cancelled=self.cancelled,
         )
         size = self._share_size(len(table))
-        sending = Sending(sealing, self.keys.object_id, size, fresh=fresh, cancelled=self.cancelled)
+        sending = Sending(sealing, self.keys.object_id, size, cancelled=self.cancelled)
 
         def start(sites: Sequence[Site]) -> None:
             tried.update(sites)
@@ -247,7 +268,7 @@ class Upload:
         def turn() -> None:
             for failed, error in sending.failures().items():
                 self._failed[failed] = error
-                spare = [] if isinstance(error, Exists) else self._place(1, tried)
+                spare = self._place(1, tried)
                 for site in spare:
                     sealing.join(site.number, failed.number)
                 start(spare)

@@ -1,6 +1,6 @@
 """Stores with a set rate and latency: unequal, one slow, one that hangs, far away; and Tahoe-LAFS with the same.
 
-Real servers (nginx for WebDAV, Ceph's gateway for small objects, Tahoe-LAFS's own nodes), each behind a line of
+Servers (nginx for WebDAV, the S3 of `bucket.py` for small objects, Tahoe-LAFS's own nodes), each behind a line of
 `shaped.py`; 4-of-6. The engine runs in its own process, driven over git-annex's protocol.
 """
 
@@ -20,6 +20,7 @@ from pathlib import Path
 from statistics import median
 
 import tahoe
+from bucket import Buckets
 from columns import TOTAL, Column, NeverEnded, Swarm, Tahoe
 from figures import KIB, MIB, Figure, arguments, byte_count, describe, report
 from harness import STORES, random_file, scratch
@@ -29,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # the servers of the tests
 
 from tests.servers import nginx_dav, rgw
 from tests.servers.ports import Port
+from tests.servers.s3 import Keys
 
 NEEDED = 4
 SPEEDS = (40.0, 30.0, 20.0, 20.0, 10.0, 10.0)
@@ -343,8 +345,8 @@ CASES: dict[str, tuple[Measure, Show]] = {
 class Servers:
     """What is behind the lines, started when a case wants it; all of it ends with `stack`."""
 
-    def __init__(self, root: Path, stack: ExitStack, patience: float) -> None:
-        self._root, self._stack, self._patience = root, stack, patience
+    def __init__(self, root: Path, stack: ExitStack, patience: float, *, gateway: bool = False) -> None:
+        self._root, self._stack, self._patience, self._gateway = root, stack, patience, gateway
         self._shaped = stack.enter_context(Shaped())
 
     def line(self, server: int) -> Line:
@@ -360,13 +362,19 @@ class Servers:
 
     @cached_property
     def s3(self) -> Swarm:
-        server = self._stack.enter_context(rgw(self._root / "s3"))
+        keys = Keys("SWARMACCESS", "swarm/secret+key")
+        if self._gateway:
+            gateway = self._stack.enter_context(rgw(self._root / "s3"))
+            for store in STORES:
+                gateway.create_bucket(f"bench-{store}")
+            port, keys = gateway.port, gateway.keys
+        else:
+            port = self._stack.enter_context(Buckets()).port
         logins = {}
         for store in STORES:
-            server.create_bucket(f"bench-{store}")
-            logins[f"SWARM_STORE_{store.upper()}_USER"] = server.keys.access_key
-            logins[f"SWARM_STORE_{store.upper()}_PASSWORD"] = server.keys.secret_key
-        lines = [self.line(server.port) for _ in STORES]
+            logins[f"SWARM_STORE_{store.upper()}_USER"] = keys.access_key
+            logins[f"SWARM_STORE_{store.upper()}_PASSWORD"] = keys.secret_key
+        lines = [self.line(port) for _ in STORES]
         address = "s3://127.0.0.1:{port}/bench-{store}/annex?http=yes"
         return Swarm(self._root / "over-s3", lines, address, logins, self._patience)
 
@@ -390,6 +398,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="all rates times this")
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), metavar="CASE")
     parser.add_argument("--no-tahoe", action="store_true", help="without Tahoe-LAFS")
+    parser.add_argument("--gateway", action="store_true", help="small objects on Ceph's gateway, on this machine")
     parser.add_argument("--quick", action="store_true", help="small sizes, one round: to try whether it runs")
     options = parser.parse_args()
     if options.quick:
@@ -400,7 +409,7 @@ def main() -> None:
         source = random_file(root / "source", options.size)
         patience = max(PATIENCE, 2 * options.size / NEEDED / (EQUAL / SLOWER * options.scale * 1e6))
         bench = Bench(root, source, options.rounds, options.scale, options.count, patience, {})
-        servers = Servers(root, stack, patience)
+        servers = Servers(root, stack, patience, gateway=options.gateway)
         for case in options.only:
             measure, show = CASES[case]
             print(f"-- {case}", file=sys.stderr)

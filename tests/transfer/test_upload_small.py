@@ -133,7 +133,7 @@ def test_a_store_that_hangs_is_given_up(rig: Rig, end: threading.Event) -> None:
     rig.break_store(2, lambda store: Hanging(store, end, ["put"]))
     rig.store(SMALL)
     assert rig.held.keys() == {0, 1, 3}
-    assert rig.notes.lines == ["store2: share 2 was not stored: no progress for 0.3 seconds"]
+    assert rig.notes.lines == ["store2: share 2 was not stored: no answer in 0.3 seconds"]
 
 
 def test_too_few_stores_are_not_asked_at_all(rig: Rig) -> None:
