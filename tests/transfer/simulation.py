@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from annex_remote.errors import NotEnough
-from annex_remote.transfer.download import PULSE
+from annex_remote.transfer.fetch import PULSE
 from annex_remote.transfer.figures import Book
 from annex_remote.transfer.schedule import AHEAD, Request, Schedule, Source
 
