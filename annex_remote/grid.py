@@ -18,7 +18,7 @@ from typing import Any
 
 from annex_remote.capability import Capability
 from annex_remote.errors import BadSetting, Damaged, Denied, NoCapability, NotFound, SwarmError, Unavailable
-from annex_remote.limits import DEFAULT_CONNECTIONS, PRICE_UNIT
+from annex_remote.limits import DEFAULT_CONNECTIONS, PRICE_UNIT, Limit
 from annex_remote.model import Access, Login, Store
 from annex_remote.overrides import Overrides, read_overrides
 from annex_remote.records import KeptBook
@@ -211,6 +211,14 @@ class Grid:
         """Use `login` for the store `name` from now on."""
         before = self._logins
         self._logins = lambda each: login if each == name else before(each)
+
+    def slow_down(self, limit: Limit) -> None:
+        """Let no more through than `limit`, each way, besides all other limits: for work that has time."""
+        with self._lock:
+            self._stores.clear()
+            self._stack = Stack(
+                self.id, self.settings.stall, up=self.upload_limit, down=self.download_limit, also=limit
+            )
 
     def _access(self, entry: StoreEntry) -> Access:
         return Access(self.login(entry.name), self.settings.stall)
@@ -449,7 +457,7 @@ class _Unusable:
     def _refuse(self, *_: object, **__: object) -> Any:
         raise self._error
 
-    put = read = stat = delete = list = space = _refuse
+    put = read = stat = age = delete = list = space = _refuse
 
     def close(self) -> None:
         """Nothing was opened."""

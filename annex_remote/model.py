@@ -12,7 +12,19 @@ from typing import Protocol
 
 from annex_remote.errors import BadSetting, Damaged
 
-__all__ = ["MAX_SHARES", "Access", "ByteStream", "Coding", "Login", "OpenAt", "ShareName", "Store", "check_name"]
+__all__ = [
+    "MAX_SHARES",
+    "Access",
+    "ByteStream",
+    "Coding",
+    "Login",
+    "OpenAt",
+    "ShareName",
+    "Store",
+    "check_name",
+    "staged_name",
+    "staged_number",
+]
 
 MAX_SHARES = 256
 """Share numbers are 0 to 255: the rows of a zfec code over GF(2**8)."""
@@ -68,6 +80,22 @@ class ShareName:
         if not found or found[1] != found[2][:2]:
             raise Damaged(f"not the name of a share: {name!r}")
         return cls(found[2], int(found[3]))
+
+
+def staged_name(object_id: str, number: int) -> str:
+    """Return the name of a share that is to take the place of another one, until it does."""
+    return f"{ShareName(object_id, number)}".replace(".", ".n")
+
+
+def staged_number(name: str) -> int | None:
+    """Return the share number of a name that `staged_name` made, None for any other."""
+    start, dot, suffix = name.partition(".n")
+    if not dot:
+        return None
+    try:
+        return ShareName.parse(f"{start}.{suffix}").number
+    except Damaged:
+        return None
 
 
 def check_name(name: str) -> str:
@@ -144,6 +172,14 @@ class Store(Protocol):
 
     def stat(self, name: str) -> int | None:
         """Return the size in bytes, or None only where absence is proved."""
+
+    def age(self, name: str) -> float | None:
+        """Return the seconds since `name` was put, by the store's own clock, or None where the store cannot tell.
+
+        Raises `NotFound`. Who removes what is old goes by this, so in doubt it is less than the truth, or None: a
+        time in the future is 0.0, one that stands for none is None. A store that does not tell the time (a
+        directory, SFTP, rclone) is compared with our clock, and only as good as both.
+        """
 
     def delete(self, name: str) -> None:
         """Remove `name`; that it is not there is no error."""

@@ -99,6 +99,8 @@ class SwarmRemote:
 
             with suppress(SwarmError):  # whoever asked sees the configuration, and what is wrong with it
                 self.grid(job)
+            # These are git-annex's own: whether objects are stored under the names of their keys.
+            config |= {name: job.get_config(name) for name in ("encryption", "chunk")}
             told = Consulted(config, self._capability, self._git_dir, self._cache, self._name, dict(self._logins))
             with suppress(OSError):  # whoever asked is gone; that is no reason to fail
                 hand_over(asker, uuid, told)

@@ -101,6 +101,8 @@ class Roster:
     coding: Coding
     cipher: Cipher
     stores: tuple[StoreEntry, ...]
+    earlier: tuple[int, ...] = ()
+    """What `needed` was before, as long as there may be objects that are coded so."""
 
     def __post_init__(self) -> None:
         numbers = [number for store in self.stores for number in store.numbers]
@@ -114,6 +116,8 @@ class Roster:
             raise Damaged("a roster has two stores at one address")
         if not all(store.numbers and store.state in STATES for store in self.stores):
             raise Damaged("a roster has a store without a number, or in an unknown state")
+        if not all(1 <= needed <= MAX_SHARES for needed in self.earlier) or self.coding.needed in self.earlier:
+            raise Damaged("a roster says that objects were coded in a way that cannot be")
 
     @cached_property
     def readable(self) -> tuple[StoreEntry, ...]:
@@ -173,6 +177,21 @@ class Roster:
         entry = replace(self.entry(name), **changes)
         stores = tuple(entry if store.name == name else store for store in self.stores)
         return replace(self, serial=self.serial + 1, stores=stores)
+
+    def with_coding(self, coding: Coding) -> Roster:
+        """Return the next roster, by which objects are coded otherwise; what is stored stays as it is.
+
+        Raises `BadSetting` if the stores could not keep so many shares.
+        """
+        able = sum(len(store.numbers) for store in self.active)
+        if coding.total > able:
+            raise BadSetting(f"total={coding.total}, but the stores together can keep {able}: add stores first")
+        was = {*self.earlier, self.coding.needed} - {coding.needed}
+        return replace(self, serial=self.serial + 1, coding=coding, earlier=tuple(sorted(was)))
+
+    def with_all_coded(self) -> Roster:
+        """Return the next roster, after all objects were coded by its coding."""
+        return replace(self, serial=self.serial + 1, earlier=())
 
     def with_state(self, names: Collection[str], state: str) -> Roster:
         """Return this roster, with its serial, and these stores in `state`."""
@@ -309,6 +328,8 @@ def _to_json(roster: Roster) -> bytes:
         "cipher": roster.cipher.setting,
         "stores": [_store_document(store) for store in roster.stores],
     }
+    if roster.earlier:
+        document["earlier"] = list(roster.earlier)
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
 
@@ -352,7 +373,10 @@ def _from_json(text: bytes, grid: str) -> Roster:
             coding=Coding(**document["coding"]),
             cipher=Cipher.from_setting(document["cipher"]),
             stores=stores,
+            earlier=tuple(document.get("earlier", ())),
         )
+        if any(type(number) is not int for number in roster.earlier):
+            raise TypeError("what needed was is not in whole numbers")
     except (ValueError, TypeError, KeyError, AttributeError, BadSetting) as error:
         raise Damaged(f"a signed roster that this program cannot read: {error}") from error
     if roster.grid != grid or _to_json(roster) != text:

@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from annex_remote.cli.care import check, rebalance, repair, status
 from annex_remote.cli.stores import stores
 from annex_remote.cli.terminal import err, held, opened, out, plainly
 from annex_remote.cli.transfers import speedtest, trace
@@ -101,6 +102,10 @@ def demo(keep: bool, size: int) -> None:
     sys.exit(run_demo(out, keep=keep, largest=size << 20))
 
 
+main.add_command(check)
+main.add_command(rebalance)
+main.add_command(repair)
+main.add_command(status)
 main.add_command(stores)
 main.add_command(speedtest)
 main.add_command(trace)

@@ -19,6 +19,7 @@ from annex_remote.errors import BadSetting, Damaged
 
 __all__ = [
     "KEY_NAME_MAX",
+    "SEALED_NAME_OVERHEAD",
     "Cipher",
     "ObjectKeys",
     "default_cipher",
@@ -33,6 +34,9 @@ _CONTEXT = "git-annex-remote-swarm v1 "
 
 KEY_NAME_MAX = 4096
 """Bytes of a sealed key name at most: git-annex's keys are file names, of 255 bytes on most systems."""
+
+SEALED_NAME_OVERHEAD = 40
+"""Bytes that sealing adds to a key's name: nonce and tag."""
 
 
 class Cipher(Enum):
@@ -182,8 +186,9 @@ def seal_key_name(read_secret: bytes, annex_key: str) -> bytes:
     """
     bindings, _ = _bindings()
     name = _key_bytes(annex_key)
-    if len(name) > KEY_NAME_MAX - 40:
-        raise BadSetting(f"a key of {len(name)} bytes is too long to store: {KEY_NAME_MAX - 40} at most")
+    most = KEY_NAME_MAX - SEALED_NAME_OVERHEAD
+    if len(name) > most:
+        raise BadSetting(f"a key of {len(name)} bytes is too long to store: {most} at most")
     nonce = blake3(name, key=_grid_key("key name nonce", read_secret)).digest(24)
     object_id = object_id_bytes(object_id_of(read_secret, annex_key))
     seal = bindings.crypto_aead_xchacha20poly1305_ietf_encrypt

@@ -16,17 +16,20 @@ from blake3 import blake3
 
 from annex_remote.errors import Damaged
 from annex_remote.model import MAX_SHARES
-from annex_remote.shares.crypto import KEY_NAME_MAX, Cipher, object_id_bytes
+from annex_remote.shares.crypto import KEY_NAME_MAX, SEALED_NAME_OVERHEAD, Cipher, object_id_bytes
 from annex_remote.shares.layout import HASH_SIZE, SEGMENT_SIZE, Layout
 
 __all__ = [
     "FOOTER_SIZE",
     "KEY_NAME_MAX",
+    "MAX_TABLE",
+    "TABLE_ENTRY",
     "TAIL_MAX",
     "Header",
     "Tail",
     "block_hash",
     "parse_footer",
+    "share_length",
     "share_root",
     "sign",
     "tail_length",
@@ -41,6 +44,9 @@ _ENTRY = struct.Struct(">B32s")
 _COUNT = struct.Struct(">H")
 _FOOTER = struct.Struct(">10sHI")
 FOOTER_SIZE = _FOOTER.size
+TABLE_ENTRY = _ENTRY.size
+"""Bytes of a share's signed table for each share that it has."""
+MAX_TABLE = MAX_SHARES
 TAIL_MAX = _HEADER.size + KEY_NAME_MAX + _COUNT.size + MAX_SHARES * _ENTRY.size + SIGNATURE_SIZE + FOOTER_SIZE
 _SIGNED = b"git-annex-remote-swarm v1 share\n"
 _ROOT = "git-annex-remote-swarm v1 share root"
@@ -183,6 +189,13 @@ def tail_length(header: Header, entries: int) -> int:
     """Return the bytes of a tail whose table has `entries` entries; known before anything is sealed."""
     fixed = _HEADER.size + len(header.sealed_name) + _COUNT.size
     return fixed + entries * _ENTRY.size + SIGNATURE_SIZE + FOOTER_SIZE
+
+
+def share_length(layout: Layout, key_length: int, entries: int) -> int:
+    """Return the bytes of a share of an object whose key's name has `key_length`, with a table of `entries`."""
+    name = key_length + SEALED_NAME_OVERHEAD
+    fixed = _HEADER.size + name + _COUNT.size + SIGNATURE_SIZE + FOOTER_SIZE
+    return layout.data_length + layout.hashes_length + fixed + entries * TABLE_ENTRY
 
 
 def share_root(number: int, hashes: bytes) -> bytes:

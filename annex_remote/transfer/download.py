@@ -23,8 +23,7 @@ from annex_remote.transfer.figures import LEAST_OVERDUE, Book
 from annex_remote.transfer.keys import content_is_fixed
 from annex_remote.transfer.opening import OpenShare
 from annex_remote.transfer.pipeline import CORES, in_order
-from annex_remote.transfer.presence import GRACE, Look, Sighting
-from annex_remote.transfer.schedule import USUAL_FIRST_BYTE
+from annex_remote.transfer.presence import GRACE, Look, Sighting, best_first
 from annex_remote.transfer.sites import Clock, Notes, Site, explain, shares
 from annex_remote.transfer.trace import Trace
 
@@ -101,14 +100,7 @@ class Download:
 
         Under a key that may have several contents all stores are asked, as the content with most shares counts.
         """
-        now = self.clock()
-        known = {site.name: self.book.of(site.name, now) for site in self.sites}
-
-        def rank(site: Site) -> tuple[bool, float, float, int]:
-            figures = known[site.name]
-            return figures.resting, site.price, (figures.first_byte or USUAL_FIRST_BYTE) * site.cost, site.number
-
-        sites = sorted(self.sites, key=rank)
+        sites, known = best_first(self.sites, self.book, self.clock())
         asked = [known[site.name] for site in sites[: self.needed]]
         certain = all(figures.settled and not figures.resting for figures in asked)
         return Look(

@@ -63,7 +63,8 @@ class Fetch(Generic[T]):
     """Gives the segments of one object, in order, as what `make` returns for a segment and its proved blocks.
 
     `group` are shares that belong together, `needed` of them at least; `look` may bring others. `make` is called
-    on many threads, and gets `needed` blocks or more, by share number. Nothing waits for any request after `close`.
+    on many threads, and gets `needed` blocks or more, by share number. After `close` nothing waits for any
+    request.
     """
 
     def __init__(

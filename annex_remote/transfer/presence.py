@@ -11,8 +11,9 @@ from functools import partial
 
 from annex_remote.errors import Cancelled, Damaged, NotFound, Unavailable
 from annex_remote.model import Coding
-from annex_remote.transfer.figures import Book
+from annex_remote.transfer.figures import Book, Figures
 from annex_remote.transfer.opening import PEEK, OpenShare, largest_group, open_share
+from annex_remote.transfer.schedule import USUAL_FIRST_BYTE
 from annex_remote.transfer.sites import (
     TICK,
     Answer,
@@ -28,7 +29,7 @@ from annex_remote.transfer.sites import (
 )
 from annex_remote.transfer.trace import Trace
 
-__all__ = ["GRACE", "Look", "Sighting", "is_present", "remove_object"]
+__all__ = ["GRACE", "Look", "Sighting", "best_first", "is_present", "remove_object"]
 
 GRACE = 0.1
 """Seconds that stores which answer late are waited for, once enough is known without them."""
@@ -277,6 +278,18 @@ class Look:
                 self.sighting.silent[site] = silence(now - since)
                 if leave is not None and after >= self._stall:
                     leave()
+
+
+def best_first(sites: Iterable[Site], book: Book, now: float) -> tuple[list[Site], dict[str, Figures]]:
+    """Return the sites whose stores answer best, first; and what is known of each store."""
+    sites = list(sites)
+    known = {site.name: book.of(site.name, now) for site in sites}
+
+    def rank(site: Site) -> tuple[bool, float, float, int]:
+        figures = known[site.name]
+        return figures.resting, site.price, (figures.first_byte or USUAL_FIRST_BYTE) * site.cost, site.number
+
+    return sorted(sites, key=rank), known
 
 
 def is_present(

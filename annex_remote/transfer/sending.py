@@ -3,13 +3,41 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable, Iterator
 from functools import partial
 
+from annex_remote.model import OpenAt
 from annex_remote.transfer.sealing import SealingPass
-from annex_remote.transfer.sites import Site
+from annex_remote.transfer.sites import Clock, Site
 from annex_remote.workers import workers
 
-__all__ = ["Sending"]
+__all__ = ["Sending", "in_pieces"]
+
+SMALLEST_PIECE, LARGEST_PIECE = 16 << 10, 1 << 20
+MOMENT = 0.1
+"""Seconds that a piece should take: by them a store is seen to move that is slow, or that our limits keep slow."""
+
+
+def in_pieces(
+    read: Callable[[int, int], bytes | memoryview], moved: Callable[[], None], clock: Clock = time.monotonic
+) -> OpenAt:
+    """Return a source of what ``read(offset, length)`` gives, until it gives nothing.
+
+    `moved` is called whenever a piece was taken.
+    """
+
+    def open_at(offset: int) -> Iterator[bytes | memoryview]:
+        length = SMALLEST_PIECE
+        while piece := read(offset, length):
+            began = clock()
+            yield piece
+            moved()
+            offset += len(piece)
+            taken = clock() - began
+            length = min(2 * length, LARGEST_PIECE) if taken < MOMENT else max(length // 2, SMALLEST_PIECE)
+
+    return open_at
 
 
 class Sending:

@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
 from annex_remote.errors import Cancelled, SwarmError, Unavailable
-from annex_remote.model import ShareName, Store
+from annex_remote.model import ShareName, Store, staged_name
 from annex_remote.transfer.gate import TICK, Gate
 from annex_remote.workers import workers
 
@@ -56,6 +56,8 @@ class Site:
     """Money for each GiB read, in whatever currency."""
     connections: int = 8
     """Requests that the store gets at once, at most; of all sites of a store together."""
+    staged: bool = False
+    """True for the place of a share that is to take the place of another one, beside it."""
     gate: Gate = field(default=_OWN_GATE, repr=False, compare=False)
     """Where requests to the store wait for their turn: one for all its sites and all work of the process."""
 
@@ -65,7 +67,7 @@ class Site:
 
     def name_of(self, object_id: str) -> str:
         """Return the name of this site's share of an object."""
-        return str(ShareName(object_id, self.number))
+        return staged_name(object_id, self.number) if self.staged else str(ShareName(object_id, self.number))
 
 
 class Notes:

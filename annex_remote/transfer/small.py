@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 
-from annex_remote.model import OpenAt
 from annex_remote.shares.codec import SegmentCodec
 from annex_remote.shares.format import Header, Tail, block_hash, share_root, sign
 from annex_remote.transfer.reading import segments_of
 
-__all__ = ["SmallShares", "in_pieces"]
-
-PIECE = 16 << 10
-"""Bytes that a store takes at once: by them one is seen to move that is slow, or that our own limits keep slow."""
+__all__ = ["SmallShares"]
 
 
 class SmallShares:
@@ -67,16 +63,3 @@ class SmallShares:
         roots, signature = self._tables[number]
         tail = Tail(self.header, roots, signature, number)
         return b"".join((self._blocks[number], self._hashes(number), tail.pack()))
-
-
-def in_pieces(data: bytes, moved: Callable[[], None]) -> OpenAt:
-    """Return a source of `data`; `moved` is called whenever a piece of it was taken."""
-
-    def open_at(offset: int) -> Iterator[memoryview]:
-        view = memoryview(data)[offset:]
-        while view:
-            yield view[:PIECE]
-            moved()
-            view = view[PIECE:]
-
-    return open_at

@@ -23,9 +23,9 @@ from annex_remote.transfer.placement import Candidate, place
 from annex_remote.transfer.presence import Look, Sighting
 from annex_remote.transfer.reading import content_id_of
 from annex_remote.transfer.sealing import SealingPass
-from annex_remote.transfer.sending import Sending
+from annex_remote.transfer.sending import Sending, in_pieces
 from annex_remote.transfer.sites import Clock, GatedAsking, Notes, Site, causes, explain, shares
-from annex_remote.transfer.small import SmallShares, in_pieces
+from annex_remote.transfer.small import SmallShares
 
 __all__ = ["Upload"]
 
@@ -104,8 +104,8 @@ class Upload:
         asking: GatedAsking[None] = GatedAsking({}, self.cancelled, self.clock)
 
         def put(site: Site) -> None:
-            share, name = made.share(site.number), site.name_of(self.keys.object_id)
-            source = in_pieces(share, partial(asking.moved, site))
+            share, name = memoryview(made.share(site.number)), site.name_of(self.keys.object_id)
+            source = in_pieces(lambda at, size: share[at : at + size], partial(asking.moved, site), self.clock)
             site.store.put(name, len(share), source, fresh=True)
 
         asking.add({site: partial(put, site) for site in chosen})

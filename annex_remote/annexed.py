@@ -1,0 +1,112 @@
+"""What git-annex knows of a remote's objects: their keys, and the files that they are the content of."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from annex_remote.errors import BadSetting, SwarmError
+
+__all__ = ["KEY", "Asked", "files_of", "is_stored_by_name", "keys_in", "looked_up"]
+
+KEY = re.compile(r"[A-Z0-9_]+(-[a-zA-Z][0-9]+)*--\S+\Z")
+"""The form of a git-annex key."""
+
+
+def is_stored_by_name(config: Mapping[str, str]) -> bool:
+    """True if what is stored in a remote of this configuration bears the names of the keys themselves.
+
+    git-annex's own encryption, and its chunks, give them others.
+    """
+    return config.get("encryption", "none") in ("", "none") and config.get("chunk", "0") in ("", "0")
+
+
+def keys_in(remote: str) -> Iterator[str]:
+    """Yield the keys that are in `remote`, as the git-annex branch has it: of all clones that are known.
+
+    Raises `SwarmError` if git-annex does not come to the end of them: a list that is too short must not be
+    believed.
+    """
+    yield from _lines(["findkeys", f"--in={remote}"], b"\n")
+
+
+@dataclass
+class Asked:
+    """What a person has asked about, by name: keys, and the files that they were named by."""
+
+    files: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def keys(self) -> list[str]:
+        return list(self.files)
+
+
+def looked_up(remote: str, words: Sequence[str]) -> Asked:
+    """Return the keys that are meant by `words`: keys, files, folders, and options with which git-annex matches.
+
+    Raises `BadSetting` if nothing of that is in `remote`.
+    """
+    asked = Asked()
+    rest = []
+    for word in words:
+        if KEY.match(word):
+            asked.files.setdefault(word, [])
+        else:
+            rest.append(word)
+    if rest:
+        options = [word for word in rest if word.startswith("--")]
+        paths = [word for word in rest if not word.startswith("--")]
+        for key, file in _pairs([f"--in={remote}", *options, "--", *paths]):
+            asked.files.setdefault(key, []).append(file)
+    if not asked.files:
+        raise BadSetting(f"nothing of that is in {remote}, as far as git-annex knows: {' '.join(words)}")
+    return asked
+
+
+def files_of(remote: str, keys: Sequence[str]) -> dict[str, list[str]]:
+    """Return the files of the work tree whose content is one of `keys`, of those that have any."""
+    wanted = set(keys)
+    found: dict[str, list[str]] = {}
+    if not wanted:
+        return found
+    try:
+        for key, file in _pairs([f"--in={remote}"]):
+            if key in wanted:
+                found.setdefault(key, []).append(file)
+    except SwarmError:
+        pass  # a bare repository has none
+    return found
+
+
+def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield keys and files that `git annex find` finds. No name of a file can have a zero byte."""
+    words = _lines(["find", "--format=${key}\\000${file}\\000", *arguments], b"\0")
+    for key in words:
+        yield key, next(words, "")
+
+
+def _lines(arguments: Sequence[str], end: bytes) -> Iterator[str]:
+    try:
+        process = subprocess.Popen(
+            ["git", "annex", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+    except OSError as error:
+        raise SwarmError(f"git annex could not be run: {error.strerror}") from error
+    assert process.stdout
+    assert process.stderr
+    with process:
+        rest = b""
+        while piece := os.read(process.stdout.fileno(), 1 << 16):
+            *whole, rest = (rest + piece).split(end)
+            for line in whole:
+                if line:
+                    yield line.decode("utf-8", "surrogateescape")
+        said = process.stderr.read().decode(errors="replace").strip()
+        if process.wait():
+            raise SwarmError(f"git annex {arguments[0]} failed: {said or process.returncode}")

@@ -1,0 +1,273 @@
+"""What is to be done for objects, from what is known of them. Pure: `--dry-run` prints what comes of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from annex_remote.care.health import Ground, State, Verdict, judge, needed_of, worst_first
+from annex_remote.care.survey import Stray, Survey
+from annex_remote.shares.crypto import Cipher
+from annex_remote.shares.format import Header
+from annex_remote.transfer.placement import Candidate, place
+
+__all__ = ["Census", "Job", "plan_rebalance", "plan_repair", "size_of_key"]
+
+
+def size_of_key(key: str) -> int | None:
+    """Return the size in bytes that the name of a git-annex key tells: ``BACKEND-s123--name``."""
+    for word in key.partition("--")[0].split("-")[1:]:
+        if word[:1] == "S":  # a chunk of a key: its size is not what is stored
+            return None
+        if word[:1] == "s" and word[1:].isdecimal():
+            return int(word[1:])
+    return None
+
+
+@dataclass
+class Census:
+    """All objects that are to be looked at, each judged by all that is known.
+
+    `names` are the annex keys of objects, where they are known: of these it is known that somebody wants them.
+    """
+
+    survey: Survey
+    ground: Ground
+    cipher: Cipher
+    names: Mapping[str, str] = field(default_factory=dict)
+    damaged: dict[str, dict[int, str]] = field(default_factory=dict)
+    """Shares that are known to be damaged, and why."""
+    only: Collection[str] | None = None
+    """Objects that are asked about; all if it is None."""
+    unread: dict[str, set[int]] = field(default_factory=dict)
+    """Shares that are listed and could not be read: nothing is known of them."""
+    headers: dict[str, dict[int, Header]] = field(default_factory=dict)
+    """Of shares that were proved."""
+
+    def __iter__(self) -> Iterator[tuple[str, Verdict]]:
+        for object_id in self.survey:
+            if self.only is None or object_id in self.only:
+                yield object_id, self.verdict(object_id)
+
+    def verdict(self, object_id: str) -> Verdict:
+        """Judge one object."""
+        sizes = self.survey.shares(object_id)
+        unread = self.unread.get(object_id, set()) & set(sizes)
+        sizes = {number: size for number, size in sizes.items() if number not in unread}
+        key = self.names.get(object_id)
+        length = len(key.encode("utf-8", "surrogateescape")) if key else 0
+        size = size_of_key(key) if key else None
+        needed, lengths = needed_of(self.ground, self.cipher, length, size, sizes.values())
+        headers = self.headers.get(object_id, {})
+        strangers: set[int] = set()
+        if headers:
+            [(header, _)] = Counter(headers.values()).most_common(1)
+            needed = header.needed
+            strangers = {number for number, each in headers.items() if each != header}
+        return judge(
+            self.ground,
+            sizes,
+            needed=needed,
+            bad={*self.damaged.get(object_id, ()), *strangers},
+            silent=self.survey.silent(sizes) | unread,
+            lengths=lengths,
+        )
+
+    def note_damaged(self, object_id: str, number: int, why: str) -> None:
+        """A share was seen to be damaged."""
+        self.damaged.setdefault(object_id, {})[number] = why
+
+    def mend(self, object_id: str, number: int) -> None:
+        """A share is in the place of one that was damaged, or unread, or is proved to be good."""
+        self.damaged.get(object_id, {}).pop(number, None)
+        self.unread.get(object_id, set()).discard(number)
+        self.headers.get(object_id, {}).pop(number, None)
+
+    def share_size(self, object_id: str) -> int:
+        """Return about how many bytes a share of an object has."""
+        return max(self.survey.shares(object_id).values(), default=0)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be done for one object: shares to make, and what goes when these are proved."""
+
+    object_id: str
+    verdict: Verdict
+    add: tuple[int, ...] | None
+    """Numbers of shares to make; None for as many as are missing, wherever they are best placed."""
+    drop: tuple[int, ...] = ()
+    """Numbers of shares that are not wanted where they are."""
+    strays: tuple[Stray, ...] = ()
+    reads: int = 0
+    writes: int = 0
+    """About how many bytes are read and written."""
+    price: float = 0.0
+    """What the reading costs, by the prices of the stores."""
+
+
+def _costs(census: Census, object_id: str, verdict: Verdict, count: int) -> tuple[int, int, float]:
+    """Return the bytes read, the bytes written, and the money for them, to make `count` shares."""
+    if not count:
+        return 0, 0, 0.0
+    size = census.share_size(object_id)
+    sources = [census.survey.sites[number].price for number in (*verdict.good, *verdict.bad)]
+    price = sum(sorted(sources)[: verdict.needed]) * size / 2**30
+    return verdict.needed * size, count * size, price
+
+
+def plan_repair(census: Census, only_below: int | None = None) -> list[Job]:
+    """Return what makes every object whole again, those nearest to their end first.
+
+    Shares that are missing are made, damaged ones made anew. Nothing is made in the place of a share whose store
+    could not be asked. With `only_below`, objects are left alone that bear the loss of so many places.
+    """
+    jobs = []
+    for object_id, verdict in census:
+        strays = tuple(census.survey.strays.get(object_id, ()))
+        hopeless = len(verdict.good) + len(verdict.bad) < verdict.needed
+        if hopeless or (only_below is not None and verdict.left >= only_below):
+            continue
+        if not (verdict.missing or verdict.bad or strays):
+            continue
+        count = verdict.missing or len(verdict.bad)
+        reads, writes, price = _costs(census, object_id, verdict, count if verdict.missing or verdict.bad else 0)
+        jobs.append(Job(object_id, verdict, None, verdict.bad, strays, reads, writes, price))
+    return sorted(jobs, key=lambda job: (*worst_first(job.verdict), job.object_id))
+
+
+def plan_rebalance(
+    census: Census,
+    *,
+    free: Mapping[str, int],
+    most: Mapping[str, int],
+    only_from: Collection[str] | None = None,
+) -> list[Job]:
+    """Return the fewest moves after which every object is where it should be.
+
+    That is: all shares on stores that take shares; in as many places as there are; no store above what it may keep
+    at `most` (bytes, by name). `free` is what stores have room for. With `only_from`, only what is on these stores
+    is moved. Adding a store moves nothing by itself: an object that has all its shares well spread stays as it is.
+    """
+    used = {store: size for store, (_, size) in census.survey.used().items()}
+    over = {store: used[store] - limit for store, limit in most.items() if used.get(store, 0) > limit}
+    jobs = []
+    for object_id, verdict in census:
+        if verdict.left < 0 or verdict.state is State.LOST:
+            continue
+        moves = _Moves(census, object_id, verdict, free, over)
+        if only_from is None:
+            moves.complete()
+            moves.spread()
+            moves.relieve()
+        moves.leave(only_from)
+        if moves.add or moves.drop:
+            reads, writes, price = _costs(census, object_id, verdict, len(moves.add))
+            add, drop = tuple(sorted(moves.add)), tuple(sorted(moves.drop))
+            jobs.append(Job(object_id, verdict, add, drop, (), reads, writes, price))
+    return jobs
+
+
+class _Moves:
+    """The moves of one object while they are thought out."""
+
+    def __init__(
+        self, census: Census, object_id: str, verdict: Verdict, free: Mapping[str, int], over: dict[str, int]
+    ) -> None:
+        self._ground: Ground = census.ground
+        self._object_id = object_id
+        self._verdict = verdict
+        self._free = free
+        self._over = over
+        self._size = census.share_size(object_id)
+        self.here = set(verdict.good)
+        """Where shares are, after the moves so far; what is silent is taken to be there."""
+        self.here |= set(verdict.silent)
+        self.add: set[int] = set()
+        self.drop: set[int] = set()
+
+    def _candidates(self, but: Collection[str]) -> list[Candidate]:
+        places = self._ground.places.values()
+        return [
+            self._candidate(each.number)
+            for each in places
+            if each.active
+            and each.number not in self.here
+            and each.number not in self._verdict.bad
+            and each.store not in self._over
+            and self._free.get(each.store, self._size) >= self._size
+            and each.zone not in but
+        ]
+
+    def _candidate(self, number: int) -> Candidate:
+        where = self._ground.places[number]
+        return Candidate(number, where.store, where.zone, self._free.get(where.store))
+
+    def _best(self, count: int, beside: Iterable[int], but: Collection[str] = ()) -> list[int]:
+        others = [self._candidate(number) for number in sorted(beside)]
+        return place(self._object_id, self._candidates(but), count, self._size, others) if count > 0 else []
+
+    def _move(self, source: int | None, target: int) -> None:
+        self.add.add(target)
+        self.here.add(target)
+        if source is not None:
+            self._gone(source)
+
+    def _gone(self, number: int) -> None:
+        self.here.discard(number)
+        if number in self.add:
+            self.add.discard(number)
+        else:
+            self.drop.add(number)
+
+    def complete(self) -> None:
+        """Make all shares that are missing on stores that take some."""
+        active = self._ground.active(self.here)
+        for number in self._best(self._ground.coding.total - len(active), active):
+            self._move(None, number)
+
+    def spread(self) -> None:
+        """Move shares out of crowded places as long as that makes the object bear more."""
+        needed = self._verdict.needed
+        for _ in range(len(self.here)):
+            active = self._ground.active(self.here)
+            margin = self._ground.margin(active, needed)
+            if margin >= self._ground.best:
+                return
+            crowd = Counter(self._ground.places[number].zone for number in active)
+            crowded, most = crowd.most_common(1)[0] if crowd else ("", 0)
+            movable = [each for each in active if self._ground.places[each].zone == crowded]
+            movable = [each for each in movable if each not in self._verdict.silent]
+            full = {zone for zone, count in crowd.items() if count >= most - 1}
+            targets = self._best(1, active, full)
+            if not targets or not movable:
+                return
+            self._move(max(movable), targets[0])
+
+    def relieve(self) -> None:
+        """Move shares off stores that have more than they may keep."""
+        for number in self._ground.active(self.here & set(self._verdict.good)):
+            store = self._ground.places[number].store
+            if self._over.get(store, 0) <= 0:
+                continue
+            needed, rest = self._verdict.needed, self.here - {number}
+            for target in self._best(1, self._ground.active(rest)):
+                before, after = self.here, rest | {target}
+                if self._ground.margin(after, needed) >= self._ground.margin(before, needed):
+                    self._move(number, target)
+                    self._over[store] -= self._size
+
+    def leave(self, only_from: Collection[str] | None) -> None:
+        """Take shares off stores that are retired, each for one that is made elsewhere."""
+        total = self._ground.coding.total
+        for number in self._verdict.retired:
+            if only_from is not None and self._ground.places[number].store not in only_from:
+                continue
+            active = self._ground.active(self.here)
+            if len(active) < total:
+                targets = self._best(1, active)
+                if not targets:
+                    continue  # nobody takes it: it stays where it is
+                self._move(None, targets[0])
+            self._gone(number)

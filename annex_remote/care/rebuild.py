@@ -1,0 +1,431 @@
+"""Making shares of an object anew from others: `needed` of them are read once, whatever is missing is written.
+
+It takes the verify key alone where the signed tables have the missing shares: these are then byte for byte what
+was lost, and proved to be. A share that no table has takes the signing key.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import IO
+
+from annex_remote.care.health import Ground
+from annex_remote.errors import Damaged, Exists, NotEnough, Unavailable
+from annex_remote.model import ByteStream, OpenAt
+from annex_remote.shares import erasure
+from annex_remote.shares.format import Header, Tail, block_hash, share_root, sign, tail_length
+from annex_remote.stores.wrappers import Around, AroundStream
+from annex_remote.transfer.fetch import Fetch, Fetching
+from annex_remote.transfer.opening import OpenShare, open_share
+from annex_remote.transfer.placement import Candidate, place
+from annex_remote.transfer.presence import GRACE, Look, best_first
+from annex_remote.transfer.sending import in_pieces
+from annex_remote.transfer.sites import GatedAsking, Notes, Site, explain, shares
+
+__all__ = ["Outcome", "Rebuild", "Tally"]
+
+IN_MEMORY = 4 << 20
+"""Bytes of a share up to which it is held in memory until it is stored; larger ones wait in a temporary file."""
+
+REREAD = 4
+"""Blocks of a share that are read back when it was written, besides its end."""
+
+ROUNDS = 3
+"""Times that an object is read at most: again only where shares turn out to be damaged, or stores fail."""
+
+
+class Tally:
+    """Bytes that went to and from stores; thread safe."""
+
+    def __init__(self, moved: Callable[[int, int], None] = lambda read, written: None) -> None:
+        self._lock = threading.Lock()
+        self._moved = moved
+        self.read = 0
+        self.written = 0
+
+    def add(self, read: int = 0, written: int = 0) -> None:
+        with self._lock:
+            self.read += read
+            self.written += written
+        self._moved(read, written)
+
+    def around(self, site: Site) -> Site:
+        """Return the same site, of which everything is counted."""
+        return replace(site, store=_Counted(site.store, self), gate=site.gate)
+
+
+class _Counted(Around):
+    def __init__(self, store: object, tally: Tally) -> None:
+        super().__init__(store)  # type: ignore[arg-type] # a Store
+        self._tally = tally
+
+    def put(self, name: str, size: int, open_at: OpenAt, *, fresh: bool = False) -> None:
+        def counted(offset: int) -> Iterator[bytes | memoryview]:
+            for piece in open_at(offset):
+                yield piece
+                self._tally.add(written=len(piece))
+
+        self.store.put(name, size, counted, fresh=fresh)
+
+    def read(self, name: str, start: int = 0, length: int | None = None) -> ByteStream:
+        return _CountedStream(self.store.read(name, start, length), self._tally)
+
+
+class _CountedStream(AroundStream):
+    def __init__(self, stream: ByteStream, tally: Tally) -> None:
+        super().__init__(stream)
+        self._tally = tally
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in self._stream:
+            self._tally.add(read=len(piece))
+            yield piece
+
+
+@dataclass
+class Outcome:
+    """What came of one object. Numbers of shares."""
+
+    object_id: str
+    made: dict[int, int] = field(default_factory=dict)
+    """Shares that were written and proved, with their sizes."""
+    failed: dict[int, Exception] = field(default_factory=dict)
+    """Shares that could not be written."""
+    damaged: dict[int, str] = field(default_factory=dict)
+    """Shares that were seen to be damaged, and are not replaced."""
+    needed: int = 0
+    good: tuple[int, ...] = ()
+    """Shares that are there in the end, by all that is known."""
+    deficit: int = 0
+    """How many shares are still missing."""
+    why: str = ""
+    """Why there is a deficit, where no store has failed."""
+
+
+@dataclass
+class Rebuild:
+    """Makes the missing shares of one object; `run` does it.
+
+    `there` are the sizes of shares that are believed to be good, by number; `spoilt` are known to be damaged:
+    blocks of them are taken where they prove. `silent` are places that may have their share. With `wanted`, just
+    these are made; else as many as are missing, where they are best placed.
+    """
+
+    object_id: str
+    sites: Sequence[Site]
+    ground: Ground
+    verify_key: bytes
+    seed: bytes | None
+    there: Mapping[int, int]
+    fetching: Fetching
+    spoilt: Collection[int] = ()
+    silent: Collection[int] = ()
+    wanted: Sequence[int] | None = None
+    free: Mapping[str, int] = field(default_factory=dict)
+    """Free bytes, by store."""
+    folder: str | None = None
+    """Where temporary files are made; the system's place if it is None."""
+    needed: int | None = None
+    """How many shares rebuild it, as far as that is known; its header has the last word."""
+
+    def run(self) -> Outcome:
+        """Read, make, write, read back; return what came of it.
+
+        Raises `NotEnough` if it cannot be rebuilt, `Unavailable` if that depends on stores that do not answer,
+        `Cancelled`, and `OSError` if there is no room for temporary files.
+        """
+        self._by_number = {site.number: site for site in self.sites}
+        self._good = set(self.there) - set(self.spoilt)
+        self._outcome = Outcome(self.object_id)
+        self._spoilt = dict.fromkeys(self.spoilt, "known to be damaged")
+        for _ in range(ROUNDS):
+            if not self._round():
+                break
+        outcome = self._outcome
+        outcome.damaged = {number: why for number, why in self._spoilt.items() if number not in outcome.made}
+        outcome.good = tuple(sorted(self._good))
+        whole = len(self.ground.active(self._good)) + len(self.ground.active(self.silent))
+        outcome.deficit = max(0, self.ground.coding.total - whole)
+        if self.wanted is not None:
+            outcome.deficit = len(set(self.wanted) - self._good)
+        return outcome
+
+    def _round(self) -> bool:
+        """Make what is missing, as far as that is known now; True if there may be more to do."""
+        look = self._look()
+        try:
+            group = self._open(look)
+            tail = max((share.tail for share in group), key=lambda tail: len(tail.roots))
+            tables = {number: share.tail for share in group for number in share.tail.roots}
+            numbers = self._choose(tail, tables)
+            if not numbers:
+                return False
+            with ExitStack() as stack:
+                made = _Made(tail.header, numbers, stack, self.folder)
+                bad = self._make(group, look, made)
+                self._spoilt |= bad
+                self._good -= set(bad)
+                made.finish(self._tails(tail.header, tables, made.hashes))
+                failed = self._store(made)
+            return bool(bad or failed)
+        finally:
+            look.abandon()
+
+    # Reading.
+
+    def _look(self) -> Look:
+        """Ask for just as many shares as rebuild it, of the best stores; for others where these do not do."""
+        fetching = self.fetching
+        ordered, _ = best_first(self.sites, fetching.book, fetching.clock())
+        useful = [site for site in ordered if site.number in self._good]
+        useful += [site for site in ordered if site.number in self._spoilt]
+        rest = [site for site in ordered if site not in useful]
+        needed = self.needed or self.ground.coding.needed
+        return Look(
+            [*useful, *rest],
+            self.object_id,
+            self.verify_key,
+            needed=needed,
+            stall=fetching.stall,
+            with_hashes=True,
+            at_first=needed,
+            patience=fetching.stall / 3,
+            book=fetching.book,
+            trace=fetching.trace,
+            clock=fetching.clock,
+        )
+
+    def _open(self, look: Look) -> list[OpenShare]:
+        fetching = self.fetching
+        sighting = look.wait(
+            lambda seen: bool(seen.decodable()), grace=min(GRACE, 0.01), cancelled=fetching.cancelled
+        )
+        for site, error in sighting.damaged.items():
+            self._spoilt[site.number] = explain(error)
+            self._good.discard(site.number)
+        self._good -= {site.number for site in sighting.absent}
+        group = sighting.decodable()
+        if group:
+            self._outcome.needed = group[0].header.needed
+            strangers = {share.site.number for share in sighting.shares if share.header != group[0].header}
+            self._spoilt |= dict.fromkeys(strangers, "it belongs to other content")
+            self._good -= strangers
+            return group
+        notes = Notes()
+        sighting.note(notes)
+        needed = max([self.ground.coding.needed, *(share.header.needed for share in sighting.shares)])
+        found = "; ".join([f"{shares(len(sighting.shares))} found, {needed} are needed", *notes.lines])
+        if sighting.could_hide(needed) and sighting.silent:
+            raise Unavailable(found)
+        raise NotEnough(found)
+
+    # What is to be made.
+
+    def _choose(self, tail: Tail, tables: Mapping[int, Tail]) -> list[int]:
+        ground, coding = self.ground, self.ground.coding
+        unable = set(self._outcome.failed)
+        if self.wanted is not None:
+            numbers = [each for each in self.wanted if each not in self._good and each not in unable]
+            return self._signable(numbers, tables)
+        count = coding.total - len(ground.active(self._good)) - len(ground.active(self.silent))
+        free = [
+            number
+            for number, where in ground.places.items()
+            if where.active and number not in self._good and number not in self.silent and number not in unable
+        ]
+        size = tail.share_size
+        beside = [self._candidate(number) for number in sorted(self._good)]
+        # Those that the tables have come first: they can be made again, byte for byte, by everybody.
+        listed = [number for number in free if number in tables]
+        numbers = place(self.object_id, [self._candidate(each) for each in listed], max(0, count), size, beside)
+        others = [number for number in self._signable(free, tables) if number not in listed]
+        beside += [self._candidate(number) for number in numbers]
+        left = max(0, count - len(numbers))
+        numbers += place(self.object_id, [self._candidate(each) for each in others], left, size, beside)
+        if len(numbers) < count and not self._outcome.why:
+            self._outcome.why = (
+                f"{shares(count - len(numbers))} cannot be placed: no store is left that takes one"
+                if self.seed is not None
+                else "shares that were never made before take the full capability"
+            )
+        return [number for number in sorted(numbers) if self._has_room(number, size)]
+
+    def _has_room(self, number: int, size: int) -> bool:
+        site = self._by_number[number]
+        free = self.free.get(site.name)
+        if free is None or free >= size:
+            return True
+        self._outcome.failed[number] = Unavailable(f"it has {free:,} bytes left, the share takes {size:,}")
+        return False
+
+    def _signable(self, numbers: Sequence[int], tables: Mapping[int, Tail]) -> list[int]:
+        if self.seed is not None:
+            return list(numbers)
+        left = [number for number in numbers if number in tables]
+        if len(left) < len(numbers) and not self._outcome.why:
+            self._outcome.why = "shares that were never made before take the full capability"
+        return left
+
+    def _candidate(self, number: int) -> Candidate:
+        where = self.ground.places[number]
+        return Candidate(number, where.store, where.zone, self.free.get(where.store))
+
+    # Making.
+
+    def _make(self, group: Sequence[OpenShare], look: Look, made: _Made) -> dict[int, str]:
+        """Make all blocks; return the shares that turned out to be damaged meanwhile."""
+        needed = group[0].header.needed
+
+        def encode(_: int, blocks: Mapping[int, memoryview]) -> tuple[list[bytes | memoryview], list[bytes]]:
+            new = erasure.encode(erasure.decode(blocks, needed), made.numbers)
+            return new, [block_hash(block) for block in new]
+
+        fetch = Fetch(group, look, encode, replace(self.fetching, notes=Notes()))
+        try:
+            for blocks, hashes in fetch.segments():
+                made.take(blocks, hashes)
+        finally:
+            fetch.close()
+        return {
+            number: f"{count} of its blocks damaged"
+            for number, count in fetch.damaged.items()
+            if number not in self._spoilt
+        }
+
+    def _tails(
+        self, header: Header, tables: Mapping[int, Tail], hashes: Mapping[int, bytearray]
+    ) -> dict[int, Tail]:
+        """Return the ends of the shares; raises `Damaged` if one is not what was signed."""
+        roots = {number: share_root(number, bytes(each)) for number, each in hashes.items()}
+        tails = {}
+        for number in roots:
+            if number in tables:
+                table = tables[number]
+                if table.roots[number] != roots[number]:
+                    raise Damaged(f"what the shares give as share {number} is not what was signed")
+                tails[number] = Tail(header, table.roots, table.signature, number)
+        new = [number for number in roots if number not in tails]
+        if new:
+            assert self.seed is not None
+            widest = max(tables.values(), key=lambda table: len(table.roots)).roots
+            table_of_all = {**widest, **{number: roots[number] for number in new}}
+            signature = sign(header, table_of_all, self.seed)
+            tails |= {number: Tail(header, table_of_all, signature, number) for number in new}
+        return tails
+
+    # Writing.
+
+    def _store(self, made: _Made) -> dict[int, Exception]:
+        """Put the shares where they belong, prove what is there then, and return what failed."""
+        asking: GatedAsking[None] = GatedAsking({}, self.fetching.cancelled, self.fetching.clock)
+        questions = {
+            self._by_number[number]: partial(self._put, asking, self._by_number[number], made)
+            for number in made.numbers
+        }
+        asking.add(questions)
+        failed: dict[int, Exception] = {}
+        for answer in asking.answers(self.fetching.stall):
+            number = answer.asked.number
+            if answer.error is None:
+                self._outcome.made[number] = made.sizes[number]
+                self._good.add(number)
+                self._spoilt.pop(number, None)
+            else:
+                failed[number] = answer.error
+        self._outcome.failed |= failed
+        return failed
+
+    def _put(self, asking: GatedAsking[None], site: Site, made: _Made) -> None:
+        number, name = site.number, site.name_of(self.object_id)
+        moved = partial(asking.moved, site)
+
+        def put(under: str, *, fresh: bool) -> None:
+            source = in_pieces(partial(made.read, number), moved, self.fetching.clock)
+            site.store.put(under, made.sizes[number], source, fresh=fresh)
+
+        is_there = number in self.there or number in self._spoilt
+        if is_there and self.ground.margin(self._good, self._outcome.needed) < 0:
+            # What is there may have blocks that nobody else has: it goes when the new one is safe beside it.
+            beside = replace(site, staged=True, gate=site.gate)
+            put(beside.name_of(self.object_id), fresh=False)
+            self._prove(beside, moved)
+            put(name, fresh=False)
+            self._prove(site, moved)
+            site.store.delete(beside.name_of(self.object_id))
+            return
+        else:
+            try:
+                put(name, fresh=not is_there)
+            except Exists:
+                moved()  # somebody repairs it as well: what is there has to prove itself all the same
+        self._prove(site, moved)
+
+    def _prove(self, site: Site, moved: Callable[[], None]) -> None:
+        """Read back the end of a share that was written and some of its blocks; raises `Damaged`."""
+        share = open_share(
+            site,
+            self.object_id,
+            self.verify_key,
+            needed=self._outcome.needed,
+            heard=lambda _: moved(),
+        )
+        segments = share.header.layout.segments
+        for index in sorted({segments * part // REREAD for part in range(REREAD)} | {segments - 1}):
+            if 0 <= index < segments:
+                for _, block in share.blocks(index, 1, lambda _: moved()):
+                    if block is None:
+                        raise Damaged(f"share {site.number} reads back otherwise than it was written")
+
+
+class _Made:
+    """Shares that are being made: each grows block by block in a file that has no name."""
+
+    def __init__(self, header: Header, numbers: Sequence[int], stack: ExitStack, folder: str | None) -> None:
+        self.numbers = list(numbers)
+        self.hashes = {number: bytearray() for number in numbers}
+        self.sizes: dict[int, int] = {}
+        size = header.layout.data_length + header.layout.hashes_length + tail_length(header, len(numbers))
+        self._files: dict[int, IO[bytes]] = {}
+        for number in numbers:
+            small = size <= IN_MEMORY
+            made = tempfile.SpooledTemporaryFile(max_size=2 * IN_MEMORY) if small else _file(folder)  # noqa: SIM115 # the stack closes it
+            self._files[number] = stack.enter_context(made)
+
+    def take(self, blocks: Sequence[bytes | memoryview], hashes: Sequence[bytes]) -> None:
+        """Take in the blocks of the next segment, in the order of `numbers`."""
+        for number, block, digest in zip(self.numbers, blocks, hashes, strict=True):
+            self._files[number].write(block)
+            self.hashes[number] += digest
+
+    def finish(self, tails: Mapping[int, Tail]) -> None:
+        """Put the ends to the blocks."""
+        for number, file in self._files.items():
+            file.write(self.hashes[number])
+            file.write(tails[number].pack())
+            self.sizes[number] = file.tell()
+            file.flush()
+
+    def read(self, number: int, offset: int, length: int) -> bytes:
+        """Return bytes of a share; each share is read by one thread at a time."""
+        file = self._files[number]
+        file.seek(offset)
+        return file.read(length)
+
+
+def _file(folder: str | None) -> IO[bytes]:
+    return tempfile.TemporaryFile(dir=folder)
+
+
+def explain_failures(outcome: Outcome, sites: Mapping[int, Site]) -> list[str]:
+    """Return what did not succeed, a line each."""
+    lines = [
+        f"{sites[number].name}: share {number} was not written: {explain(error)}"
+        for number, error in outcome.failed.items()
+    ]
+    lines += [f"{sites[number].name}: share {number}: {why}" for number, why in outcome.damaged.items()]
+    return lines + ([outcome.why] if outcome.deficit and outcome.why else [])

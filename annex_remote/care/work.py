@@ -1,0 +1,224 @@
+"""Carrying out what was planned: several objects at once, each made whole before anything of it goes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from queue import Empty, SimpleQueue
+from typing import Generic, TypeVar
+
+from annex_remote.care.health import Verdict
+from annex_remote.care.ledger import Ledger
+from annex_remote.care.plan import Census, Job
+from annex_remote.care.rebuild import Outcome, Rebuild, Tally
+from annex_remote.errors import Cancelled, SwarmError
+from annex_remote.model import ShareName
+from annex_remote.transfer.fetch import Fetching
+from annex_remote.transfer.figures import Book
+from annex_remote.transfer.sites import TICK, Clock, Notes, explain
+from annex_remote.transfer.trace import Trace
+from annex_remote.workers import workers
+
+__all__ = ["AT_ONCE", "Done", "Work", "in_parallel"]
+
+AT_ONCE = 4
+"""Objects that are worked on at once: small ones wait for their stores most of the time."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class _Result(Generic[T, R]):
+    item: T
+    value: R | None = None
+    error: Exception | None = None
+
+
+def in_parallel(
+    work: Callable[[T], R], items: Sequence[T], at_once: int, cancelled: threading.Event
+) -> Iterator[_Result[T, R]]:
+    """Yield what comes of `work` for each of `items`, as it comes; they are begun in their order.
+
+    When the caller closes this, nothing more is begun. Raises `Cancelled`.
+    """
+    waiting = iter(items)
+    results: SimpleQueue[_Result[T, R]] = SimpleQueue()
+    lock = threading.Lock()
+    over = threading.Event()
+
+    def go_on() -> None:
+        while not over.is_set():
+            with lock:
+                try:
+                    item = next(waiting)
+                except StopIteration:
+                    return
+            try:
+                results.put(_Result(item, work(item)))
+            except Exception as error:  # noqa: BLE001 # handed to whoever asked
+                results.put(_Result(item, error=error))
+
+    for _ in range(min(at_once, len(items))):
+        workers.start(go_on)
+    left = len(items)
+    try:
+        while left:
+            if cancelled.is_set():
+                raise Cancelled("the work was called off")
+            try:
+                result = results.get(timeout=TICK)
+            except Empty:
+                continue
+            left -= 1
+            yield result
+    finally:
+        over.set()
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came of a job: the object as it is now, by all that is known."""
+
+    job: Job
+    verdict: Verdict
+    outcome: Outcome | None = None
+    dropped: tuple[str, ...] = ()
+    """What was removed, as "store: name"."""
+    error: Exception | None = None
+    """Why nothing came of it."""
+    notes: tuple[str, ...] = ()
+    """What did not succeed, a line each."""
+
+
+@dataclass
+class Work:
+    """Does jobs for the objects of a census; `run` yields what came of each.
+
+    `seed` is the signing seed, None without the full capability. `ledger` remembers what is seen.
+    """
+
+    census: Census
+    verify_key: bytes
+    seed: bytes | None
+    ledger: Ledger
+    stall: float
+    cancelled: threading.Event
+    book: Book = field(default_factory=Book)
+    tally: Tally = field(default_factory=Tally)
+    clock: Clock | None = None
+    free: Mapping[str, int] = field(default_factory=dict)
+    folder: str | None = None
+    at_once: int = AT_ONCE
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[Done]:
+        """Do `jobs` in their order, several at once. Raises `Cancelled`."""
+        self._sites = {number: self.tally.around(site) for number, site in self.census.survey.sites.items()}
+        self._lock = threading.Lock()
+        for result in in_parallel(self._do, jobs, self.at_once, self.cancelled):
+            if isinstance(result.error, Cancelled):
+                raise result.error
+            if result.value is not None:
+                yield result.value
+            else:
+                yield Done(result.item, self.census.verdict(result.item.object_id), error=result.error)
+
+    def _do(self, job: Job) -> Done:
+        outcome: Outcome | None = None
+        notes: list[str] = []
+        if job.add is None or job.add:
+            outcome = self._rebuild(job)
+            self._take_in(outcome)
+            notes += self._failures(outcome)
+        dropped, failed = self._drop(job, outcome)
+        with self._lock:
+            verdict = self.census.verdict(job.object_id)
+        return Done(job, verdict, outcome, tuple(dropped), None, (*notes, *failed))
+
+    def _rebuild(self, job: Job) -> Outcome:
+        verdict = job.verdict
+        with self._lock:
+            there = self.census.survey.shares(job.object_id)
+        fetching = Fetching(self.stall, Notes(), self.cancelled, book=self.book, trace=Trace())
+        if self.clock is not None:
+            fetching = replace(fetching, clock=self.clock)
+        return Rebuild(
+            job.object_id,
+            list(self._sites.values()),
+            self.census.ground,
+            self.verify_key,
+            self.seed,
+            {number: size for number, size in there.items() if number not in verdict.bad},
+            fetching,
+            spoilt=verdict.bad,
+            silent=verdict.silent,
+            wanted=job.add,
+            free=self.free,
+            folder=self.folder,
+            needed=verdict.needed,
+        ).run()
+
+    def _take_in(self, outcome: Outcome) -> None:
+        """Let census and ledger know what was seen and made."""
+        object_id = outcome.object_id
+        with self._lock:
+            for number, size in outcome.made.items():
+                self.census.survey.add(object_id, number, size)
+                self._mend(object_id, number)
+            for number, why in outcome.damaged.items():
+                if why != "known to be damaged":
+                    self._damage(object_id, number, why)
+
+    def _mend(self, object_id: str, number: int) -> None:
+        self.ledger.forget(object_id, number)
+        self.census.mend(object_id, number)
+
+    def _damage(self, object_id: str, number: int, why: str) -> None:
+        if number in self.census.survey.shares(object_id):
+            self.ledger.note_damaged(object_id, number, why)
+            self.census.note_damaged(object_id, number, why)
+
+    def _failures(self, outcome: Outcome) -> list[str]:
+        lines = [
+            f"{self._sites[number].name}: share {number} was not written: {explain(error)}"
+            for number, error in sorted(outcome.failed.items())
+        ]
+        return lines + ([outcome.why] if outcome.deficit and outcome.why else [])
+
+    # What is not wanted where it is. It goes last, and only where nothing is missing then.
+
+    def _drop(self, job: Job, outcome: Outcome | None) -> tuple[list[str], list[str]]:
+        if not (job.drop or job.strays):
+            return [], []
+        with self._lock:
+            verdict = self.census.verdict(job.object_id)
+        made = set(outcome.made) if outcome else set()
+        if outcome is not None and outcome.deficit:
+            return [], ["nothing of it was removed, as shares are still missing"]
+        numbers = [number for number in job.drop if number not in made]
+        left = [number for number in verdict.good if number not in numbers]
+        ground = self.census.ground
+        # What was good before is not to bear less afterwards, but for what a retired store gave to it.
+        wanted = min(ground.margin(verdict.good, verdict.needed), ground.best)
+        if ground.margin(left, verdict.needed) < wanted:
+            return [], ["nothing of it was removed: without it the object would bear less"]
+        dropped, failed = [], []
+        targets = [(self._sites[number], str(ShareName(job.object_id, number)), number) for number in numbers]
+        by_store = {site.name: site for site in self._sites.values()}
+        targets += [(by_store[stray.store], stray.name, -1) for stray in job.strays if stray.store in by_store]
+        for site, name, number in targets:
+            try:
+                site.store.delete(name)
+            except SwarmError as error:
+                failed.append(f"{site.name}: {name} could not be removed: {explain(error)}")
+                continue
+            dropped.append(f"{site.name}: {name}")
+            with self._lock:
+                if number >= 0:
+                    self.census.survey.discard(job.object_id, number)
+                    self._mend(job.object_id, number)
+                else:
+                    kept = self.census.survey.strays[job.object_id]
+                    self.census.survey.strays[job.object_id] = [each for each in kept if each.name != name]
+        return dropped, failed
