@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import islice
 from typing import TypeVar
@@ -37,7 +38,7 @@ __all__ = [
 WAIT = 30.0
 """Seconds that nothing in a test takes; a wait that runs out is a failure."""
 
-VERBS = frozenset({"put", "read", "stat", "delete", "list", "space"})
+VERBS = frozenset({"put", "read", "stat", "age", "delete", "list", "space"})
 
 Piece = bytes | memoryview
 
@@ -119,11 +120,16 @@ class Pieces:
 
 
 class MemoryStore:
-    """Keeps everything in `contents`; reads come in pieces of `piece` bytes."""
+    """Keeps everything in `contents`, and in `times` when it was put; reads come in pieces of `piece` bytes.
 
-    def __init__(self, piece: int = 100_000) -> None:
+    What a test has put into `contents` by itself has no age, unless it sets a time as well.
+    """
+
+    def __init__(self, piece: int = 100_000, clock: Callable[[], float] = time.time) -> None:
         self.contents: dict[str, bytes] = {}
+        self.times: dict[str, float] = {}
         self._piece = piece
+        self._clock = clock
         self._lock = threading.Lock()
 
     def put(self, name: str, size: int, open_at: OpenAt, *, fresh: bool = False) -> None:
@@ -139,6 +145,7 @@ class MemoryStore:
             if fresh and name in self.contents:
                 raise Exists(f"{name} is here already")
             self.contents[name] = bytes(data)
+            self.times[name] = self._clock()
 
     def read(self, name: str, start: int = 0, length: int | None = None) -> ByteStream:
         with self._lock:
@@ -153,9 +160,17 @@ class MemoryStore:
             data = self.contents.get(check_name(name))
         return None if data is None else len(data)
 
+    def age(self, name: str) -> float | None:
+        with self._lock:
+            if check_name(name) not in self.contents:
+                raise NotFound(f"{name} is not here")
+            put = self.times.get(name)
+        return None if put is None else max(0.0, self._clock() - put)
+
     def delete(self, name: str) -> None:
         with self._lock:
             self.contents.pop(check_name(name), None)
+            self.times.pop(name, None)
 
     def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         with self._lock:
@@ -209,6 +224,10 @@ class Recording(Around):
     def stat(self, name: str) -> int | None:
         self.calls.append(("stat", name))
         return self.store.stat(name)
+
+    def age(self, name: str) -> float | None:
+        self.calls.append(("age", name))
+        return self.store.age(name)
 
     def delete(self, name: str) -> None:
         self.calls.append(("delete", name))
@@ -272,6 +291,10 @@ class _Trouble(Around):
     def stat(self, name: str) -> int | None:
         self._meet("stat")
         return self.store.stat(name)
+
+    def age(self, name: str) -> float | None:
+        self._meet("age")
+        return self.store.age(name)
 
     def delete(self, name: str) -> None:
         self._meet("delete")

@@ -12,6 +12,7 @@ from contextlib import suppress
 from annex_remote.errors import BadSetting, Damaged, Denied, Exists, Full, NotFound, StoreError, Unavailable
 from annex_remote.model import OpenAt, check_name
 from annex_remote.stores.parts import LEFTOVER_AGE, is_folder_name, is_part_name, part_name
+from annex_remote.stores.times import elapsed
 
 __all__ = ["DirectoryStore", "check", "open_store"]
 
@@ -119,6 +120,14 @@ class DirectoryStore:
             if isinstance(translated, NotFound):
                 return None
             raise translated from error
+
+    def age(self, name: str) -> float | None:
+        try:
+            status = os.stat(os.path.join(self.root, check_name(name)))
+            _regular_size(status)
+        except OSError as error:
+            raise self._translate(error, f"looking at {name}") from error
+        return elapsed(status.st_mtime, time.time())
 
     def delete(self, name: str) -> None:
         path = os.path.join(self.root, check_name(name))

@@ -11,9 +11,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from http.client import HTTPException, IncompleteRead
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -34,6 +32,7 @@ from annex_remote.errors import (
 from annex_remote.model import ByteStream, OpenAt
 from annex_remote.stores.http_wire import Adapter, Body, SourceFailedError, prepared
 from annex_remote.stores.numbers import whole_number
+from annex_remote.stores.times import age_by_headers, read_date
 
 __all__ = ["Answer", "Auth", "Client", "failure", "retry_after"]
 
@@ -194,6 +193,12 @@ class Client:
             with self.read(path, doing, headers=headers) as stream:
                 return stream.size
         return length
+
+    def age(self, path: str, doing: str, *, headers: Mapping[str, str] | None = None) -> float | None:
+        """Return the age of what is at `path`, see `model.Store.age`; raises `NotFound`, and as `ask`."""
+        answer = self.ask("HEAD", path, doing, headers=headers)
+        self._check_untouched(answer.headers, doing)
+        return age_by_headers(answer.headers)
 
     def close(self) -> None:
         """Let go of the connections."""
@@ -430,9 +435,8 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     seconds = whole_number(text)
     if seconds is not None:
         return float(seconds)
-    with suppress(ValueError, TypeError, IndexError, OverflowError):  # a date, but not one that there is
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    return None
+    until = read_date(text)
+    return None if until is None else max(0.0, until - time.time())
 
 
 class _Bytes:

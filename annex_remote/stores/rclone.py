@@ -29,6 +29,7 @@ from annex_remote.model import Access, ByteStream, OpenAt, check_name
 from annex_remote.stores.parts import LEFTOVER_AGE, is_folder_name, is_part_name, missing_space, part_name
 from annex_remote.stores.rcd import Body, RefusedError, rclone
 from annex_remote.stores.rcd_upload import upload, whole
+from annex_remote.stores.times import elapsed
 
 __all__ = ["RcloneStore", "check", "open_store"]
 
@@ -170,6 +171,10 @@ class RcloneStore:
     def stat(self, name: str) -> int | None:
         check_name(name)
         return self._undisturbed(name, lambda: self._size(name, f"looking at {name}"))
+
+    def age(self, name: str) -> float | None:
+        check_name(name)
+        return self._undisturbed(name, lambda: self._age(name, f"looking at {name}"))
 
     def delete(self, name: str) -> None:
         with self._turn(check_name(name)):
@@ -333,18 +338,31 @@ class RcloneStore:
             self._ask(doing, "operations/deletefile", fs=self._where().fs, remote=name)
 
     def _size(self, name: str, doing: str) -> int | None:
+        match self._item(name, doing, _BARE):
+            case None:
+                return None
+            case {"Size": int(size)} if size >= 0:
+                return size
+        raise Unavailable(f"{doing}: {self._remote}: does not say how long it is")
+
+    def _age(self, name: str, doing: str) -> float | None:
+        item = self._item(name, doing, {"noMimeType": True})
+        if item is None:
+            raise NotFound(f"{doing}: {self._remote}: does not have it")
+        with suppress(KeyError, TypeError, ValueError, OverflowError):
+            put = datetime.fromisoformat(item["ModTime"])
+            return elapsed(put.timestamp(), time.time()) if put.tzinfo else None
+        return None
+
+    def _item(self, name: str, doing: str, options: dict[str, bool]) -> Any:
+        """Return what rclone says of an object, None if it is not there."""
         # Without `filesOnly`, whatever goes wrong is answered as if nothing were there.
-        options = {**_BARE, "filesOnly": True}
+        options = {**options, "filesOnly": True}
         try:
             answer = self._ask(doing, "operations/stat", fs=self._where().fs, remote=name, opt=options)
         except NotFound:
             return None
-        match answer:
-            case {"item": None}:
-                return None
-            case {"item": {"Size": int(size)}} if size >= 0:
-                return size
-        raise Unavailable(f"{doing}: {self._remote}: does not say how long it is")
+        return answer.get("item", {})
 
     def _open(self, name: str, start: int, length: int | None) -> ByteStream:
         doing = f"reading {name}"

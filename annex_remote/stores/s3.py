@@ -26,16 +26,21 @@ from annex_remote.model import Access, ByteStream, OpenAt, check_name
 from annex_remote.stores.http import Answer
 from annex_remote.stores.numbers import whole_number
 from annex_remote.stores.s3_address import Bucket, read_address
-from annex_remote.stores.s3_answers import NotUnderstood, check_md5
+from annex_remote.stores.s3_answers import NotUnderstood, check_md5, is_of_parts
 from annex_remote.stores.s3_client import BucketClient
-from annex_remote.stores.s3_uploads import ONLY_NEW, PART_SIZE, Hashed, Uploads
+from annex_remote.stores.s3_uploads import ABANDONED, ONLY_NEW, PART_SIZE, Hashed, Uploads
 from annex_remote.stores.state import SharedFile, state_path
+from annex_remote.stores.times import age_by_headers
 
 __all__ = ["SMALL", "S3Store", "check", "open_store"]
 
 _HEEDS = {"heeds": True, "ignores": False}
 HEEDS_AGE = 7 * 86400.0
 """Seconds after which it is seen anew what a server makes of a condition: it may have become another one."""
+
+LONGEST_UPLOAD = 2 * ABANDONED
+"""Seconds from the beginning of an upload to its end, at most: one that is older than half of them is not gone on
+with, and the other half is far more than an attempt takes."""
 
 SMALL = 1 << 20
 """Bytes that are held in memory to be sent."""
@@ -210,6 +215,14 @@ class S3Store:
             return self._client.size(check_name(name), f"looking at {name}")
         except NotFound:
             return None
+
+    def age(self, name: str) -> float | None:
+        answer = self._client.head(check_name(name), f"looking at {name}")
+        age = age_by_headers(answer.headers)
+        if age is None or not is_of_parts(answer):
+            return age
+        # Amazon dates it by the beginning of its upload, which may have been cut off and ended only now.
+        return max(0.0, age - LONGEST_UPLOAD)
 
     def delete(self, name: str) -> None:
         doing = f"removing {check_name(name)}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree
@@ -12,6 +11,7 @@ from xml.etree import ElementTree
 from annex_remote.errors import Busy, Denied, Exists, Full, NotFound, StoreError, Unavailable
 from annex_remote.stores.http import Answer, failure, retry_after
 from annex_remote.stores.numbers import whole_number
+from annex_remote.stores.times import read_date
 
 __all__ = [
     "LISTINGS",
@@ -22,6 +22,7 @@ __all__ = [
     "WrongRegion",
     "check_md5",
     "etag_of",
+    "is_of_parts",
     "meaning",
     "read_answer",
     "read_page",
@@ -156,10 +157,10 @@ def meaning(answer: Answer, doing: str, now: float | None = None) -> StoreError:
 
 
 def _skew(answer: Answer, now: float | None) -> str:
-    try:
-        ahead = (time.time() if now is None else now) - parsedate_to_datetime(answer.headers["Date"]).timestamp()
-    except (KeyError, ValueError):
+    there = read_date(answer.headers.get("Date", ""))
+    if there is None:
         return ": set the clock here"
+    ahead = (time.time() if now is None else now) - there
     return f": ours is {_span(abs(ahead))} {'ahead of' if ahead > 0 else 'behind'} it, set the clock here"
 
 
@@ -274,6 +275,11 @@ def read_page(answer: Answer, kind: str, doing: str) -> tuple[list[Entry], dict[
 def etag_of(answer: Answer) -> str:
     """Return the ETag of what an answer is about, without its quotes; empty if there is none."""
     return answer.headers.get("ETag", "").strip().strip('"')
+
+
+def is_of_parts(answer: Answer) -> bool:
+    """True unless an answer shows that its object was sent in one request: its ETag then looks like an MD5."""
+    return not _MD5.match(etag_of(answer))
 
 
 def check_md5(answer: Answer, md5: str, doing: str) -> bool:

@@ -16,6 +16,7 @@ from annex_remote.model import OpenAt, check_name
 from annex_remote.stores.http import Answer
 from annex_remote.stores.s3_answers import Entry, NotUnderstood, UploadGone, check_md5, etag_of, read_answer
 from annex_remote.stores.s3_client import BucketClient
+from annex_remote.stores.times import elapsed
 
 __all__ = ["ABANDONED", "ONLY_NEW", "PART_SIZE", "Hashed", "Part", "Uploads", "plan_parts"]
 
@@ -172,9 +173,13 @@ class Uploads:
         return found == f"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{len(etags)}"
 
     def _unfinished(self, name: str, parts: list[Part]) -> tuple[_Upload, dict[int, str]] | None:
-        """Return the newest upload that can be gone on with, and the ETags of the parts that it has."""
+        """Return the newest upload that can be gone on with, and the ETags of the parts that it has.
+
+        None that is older than `ABANDONED`: Amazon dates an object by the beginning of its upload, and what was
+        put just now would look old.
+        """
         try:
-            begun = [upload for upload in self._list(name) if upload.name == name]
+            begun = [upload for upload in self._list(name) if upload.name == name and not self._is_old(upload)]
         except (Denied, Unavailable) as error:
             if isinstance(error, Unavailable) and error.passing:
                 raise
@@ -232,6 +237,10 @@ class Uploads:
             for upload in list(self._list("")):
                 if self._is_abandoned(upload):
                     self._abort(upload)
+
+    def _is_old(self, upload: _Upload) -> bool:
+        age = elapsed(upload.begun, self._clock())
+        return age is not None and age > ABANDONED
 
     def _is_abandoned(self, upload: _Upload) -> bool:
         before = self._clock() - ABANDONED

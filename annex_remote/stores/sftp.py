@@ -23,6 +23,7 @@ from annex_remote.stores.parts import LEFTOVER_AGE, is_folder_name, is_part_name
 from annex_remote.stores.sftp_packets import Attributes, Code, Refusal
 from annex_remote.stores.sftp_session import Line, Reply, Session
 from annex_remote.stores.ssh import tunnel
+from annex_remote.stores.times import elapsed
 
 __all__ = ["SftpStore", "check", "open_store"]
 
@@ -201,6 +202,15 @@ class SftpStore:
         with self._translated(f"looking at {name}"):
             found = _unless_absent(self._asking.session().stat(path))
             return None if found is None else _regular_size(found)
+
+    def age(self, name: str) -> float | None:
+        path, doing = self._path(name), f"looking at {name}"
+        with self._translated(doing):
+            found = _unless_absent(self._asking.session().stat(path))
+        if found is None:
+            raise NotFound(f"{doing} in {self._where}: it is not there")
+        _regular_size(found)
+        return None if found.modified is None else elapsed(found.modified, time.time())
 
     def delete(self, name: str) -> None:
         path = self._path(name)

@@ -62,6 +62,9 @@ class WebStore:
         except NotFound:
             return None
 
+    def age(self, name: str) -> float | None:
+        return self._client.age(self._root + check_name(name), f"looking at {name}")
+
     def delete(self, name: str) -> None:
         self._refuse(f"removing {check_name(name)}")
 

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import TypeVar
 from urllib.parse import unquote
 from xml.etree import ElementTree
@@ -23,6 +22,7 @@ from annex_remote.stores.http_login import auth_for
 from annex_remote.stores.nextcloud import Chunking
 from annex_remote.stores.numbers import whole_number
 from annex_remote.stores.parts import LEFTOVER_AGE, is_folder_name, is_part_name, missing_space, part_name
+from annex_remote.stores.times import read_date
 
 __all__ = ["WebDavStore", "check", "open_store"]
 
@@ -238,6 +238,10 @@ class WebDavStore:
             raise Unavailable(f"{doing}: {self._client.host} does not say how long it is")
         return members[0].size
 
+    def age(self, name: str) -> float | None:
+        path = self._path(name)
+        return _twice(lambda: self._client.age(path, f"looking at {name}"))
+
     def delete(self, name: str) -> None:
         path, doing = self._path(name), f"removing {name}"
         answer = self._client.ask("DELETE", path, doing, ok=(200, 202, 204, 404, 409))
@@ -322,11 +326,11 @@ class WebDavStore:
         with suppress(SwarmError):
             answer = self._propfind(f"{self._root}/{_INCOMING}/", 1, "tidying up")
             # By the server's own clock: it may be years off, and so may ours.
-            now = None if answer is None else _seconds(answer.headers.get("Date", ""))
+            now = None if answer is None else read_date(answer.headers.get("Date", ""))
             if answer is None or now is None:
                 return
             for member in _parse(answer, "tidying up"):
-                written = _seconds(member.modified)
+                written = read_date(member.modified)
                 if written is None or now - written <= LEFTOVER_AGE or member.is_folder:
                     continue
                 if is_part_name(member.name):
@@ -370,13 +374,6 @@ def _is_ours(name: str) -> bool:
     except Damaged:
         return False
     return True
-
-
-def _seconds(date: str) -> float | None:
-    """Return the seconds since 1970 that a date means, None if it is none."""
-    with suppress(ValueError, TypeError, IndexError, OverflowError):
-        return parsedate_to_datetime(date).timestamp()
-    return None
 
 
 def _parse(answer: Answer, doing: str) -> Sequence[_Member]:

@@ -35,6 +35,9 @@ class Around:
     def stat(self, name: str) -> int | None:
         return self.store.stat(name)
 
+    def age(self, name: str) -> float | None:
+        return self.store.age(name)
+
     def delete(self, name: str) -> None:
         self.store.delete(name)
 
@@ -115,6 +118,10 @@ class Watched(Around):
         with self._asking():
             return self.store.stat(name)
 
+    def age(self, name: str) -> float | None:
+        with self._asking():
+            return self.store.age(name)
+
     def delete(self, name: str) -> None:
         with self._asking():
             self.store.delete(name)
@@ -191,6 +198,13 @@ class Marked(Around):
             self._check()
         return size
 
+    def age(self, name: str) -> float | None:
+        try:
+            return self.store.age(name)
+        except NotFound:
+            self._check()
+            raise
+
     def delete(self, name: str) -> None:
         self._check()
         self.store.delete(name)
@@ -262,6 +276,9 @@ class Retrying(Around):
 
     def stat(self, name: str) -> int | None:
         return self._again(lambda: self.store.stat(name))
+
+    def age(self, name: str) -> float | None:
+        return self._again(lambda: self.store.age(name))
 
     def delete(self, name: str) -> None:
         self._again(lambda: self.store.delete(name))

@@ -347,6 +347,7 @@ def test_an_address_that_cannot_be_used_here_is_one_store_less(net: Net) -> None
         lambda: broken.put(name, 0, lambda at: []),
         lambda: broken.read(name),
         lambda: broken.stat(name),
+        lambda: broken.age(name),
         lambda: broken.delete(name),
         lambda: broken.list(""),
         lambda: broken.space(),

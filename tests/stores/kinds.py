@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
@@ -10,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -59,10 +60,14 @@ MARKER = "zz/zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz.s0"
 
 @dataclass(frozen=True)
 class Subject:
-    """A store to test, and its back door: `plant` puts something there under any name, past all checks."""
+    """A store to test, and its back door: `plant` puts something there under any name, past all checks.
+
+    `date` says when something was put there, in seconds since 1970; None where a server does not let us.
+    """
 
     store: Store
     plant: Callable[[str, bytes], None]
+    date: Callable[[str, float], None] | None = None
     replaces_in_steps: bool = False
     """True for a server that takes a file away before it puts another one in its place: for a moment there is
     none, or one with the other's length. No store can mend that; a share that is wrong does not prove."""
@@ -115,22 +120,31 @@ def _planting_in(root: Path) -> Callable[[str, bytes], None]:
     return plant
 
 
+def _dating_in(root: Path) -> Callable[[str, float], None]:
+    return lambda name, put: os.utime(root / name, (put, put))
+
+
+def _in_folder(store: Store, root: Path, **more: Any) -> Subject:
+    """Return a store of what is in a folder of this machine, where its back door leads to."""
+    return Subject(store, _planting_in(root), _dating_in(root), **more)
+
+
 def directory(folder: Path, _: ExitStack) -> Subject:
     root = folder / "store"
-    return Subject(open_store(f"dir:{root}"), _planting_in(root))
+    return _in_folder(open_store(f"dir:{root}"), root)
 
 
 def directory_with_marker(folder: Path, _: ExitStack) -> Subject:
     root = folder / "store"
     open_store(f"dir:{root}").put(MARKER, 6, lambda at: [b"marker"[at:]])
-    return Subject(open_store(f"dir:{root}", MARKER), _planting_in(root))
+    return _in_folder(open_store(f"dir:{root}", MARKER), root)
 
 
 def _over_dav(server: WebServer, *, replaces_in_steps: bool = False) -> Subject:
     place = shared.place()
     access = Access(Login(server.account.user, server.account.password) if server.account else None)
     store = open_store(f"dav://{server.host}:{server.port}/{place}", None, access)
-    return Subject(store, _planting_in(server.root / place), replaces_in_steps, looks_first=True)
+    return _in_folder(store, server.root / place, replaces_in_steps=replaces_in_steps, looks_first=True)
 
 
 def _nginx(folder: Path) -> WebServer:
@@ -208,7 +222,7 @@ def sftp(_: Path, stack: ExitStack) -> Subject:
     server = shared.server(_sshd)
     _set_in_environment(stack, server.client.environment)
     place = shared.place()
-    return Subject(open_store(f"{server.url}/{place}"), _planting_in(server.root / place))
+    return _in_folder(open_store(f"{server.url}/{place}"), server.root / place)
 
 
 def _sshd(folder: Path) -> Sshd:
@@ -243,13 +257,13 @@ def _open_nginx(folder: Path) -> WebServer:
 
 def rclone_to_a_folder(folder: Path, stack: ExitStack) -> Subject:
     root = folder / "store"
-    return Subject(_over_rclone(stack, f"folder:{root}"), _planting_in(root))
+    return _in_folder(_over_rclone(stack, f"folder:{root}"), root)
 
 
 def rclone_to_webdav(_: Path, stack: ExitStack) -> Subject:
     root = shared.server(_open_nginx).root / shared.place()
     # rclone leaves 10 ms between two requests to a WebDAV server.
-    return Subject(_over_rclone(stack, f"dav:{root.name}"), _planting_in(root), replaces_in_steps=True, threads=6)
+    return _in_folder(_over_rclone(stack, f"dav:{root.name}"), root, replaces_in_steps=True, threads=6)
 
 
 def rclone_to_s3(_: Path, stack: ExitStack) -> Subject:
@@ -267,7 +281,7 @@ def web(_: Path, __: ExitStack) -> Subject:
     _planting_in(root)(MARKER, b"marker")
     access = Access(Login(Account().user, Account().password))
     reading = open_store(f"http://{server.host}:{server.port}/{place}", None, access)
-    return Subject(ReadThrough(open_store(f"dir:{root}"), reading), _planting_in(root))
+    return _in_folder(ReadThrough(open_store(f"dir:{root}"), reading), root)
 
 
 def _static_nginx(folder: Path) -> WebServer:
@@ -290,13 +304,13 @@ class ReadThrough(Around):
 
 def memory(_: Path, __: ExitStack, piece: int = 100_000) -> Subject:
     store = MemoryStore(piece)
-    return Subject(store, store.contents.__setitem__)
+    return Subject(store, store.contents.__setitem__, store.times.__setitem__)
 
 
 def _around(wrap: Callable[[Store], Store], make: Maker = memory) -> Maker:
     def made(folder: Path, stack: ExitStack) -> Subject:
         subject = make(folder, stack)
-        return Subject(wrap(subject.store), subject.plant)
+        return replace(subject, store=wrap(subject.store))
 
     return made
 

@@ -12,6 +12,7 @@ babble N    answers a question for data by N bytes that are no packet
 stubborn N  refuses the first of N attempts to rename, and of the next N
 replacing N replaces what has a name that something is renamed to
 lose N      takes N writes, then writes nothing and says that all is well
+timeless N  does not tell when anything was written
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ import time
 from collections.abc import Iterator
 from typing import IO
 
-_READ, _WRITE, _RENAME, _STATUS, _EXTENDED, _EXTENDED_REPLY = 5, 6, 18, 101, 200, 201
+_READ, _WRITE, _RENAME, _STATUS, _ATTRS, _EXTENDED, _EXTENDED_REPLY = 5, 6, 18, 101, 105, 200, 201
+_TIMES = 8
+"""The flag of attributes that have times, and how many bytes these take, at the end."""
 _FAILURE, _QUOTA = 4, 15
 
 
@@ -118,6 +121,9 @@ class Between:
         self._answer(bytearray([_STATUS]) + packet[1:5] + tail)
 
     def _answer(self, packet: bytearray) -> None:
+        if packet[0] == _ATTRS and self._oddity == "timeless" and packet[8] & _TIMES:
+            packet[8] ^= _TIMES
+            del packet[-_TIMES:]
         with self._lock:
             if self._oddity != "trickle":
                 send(sys.stdout.buffer, packet)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext, suppress
 from functools import partial
@@ -47,6 +48,8 @@ def assert_absent(store: Store, name: str) -> None:
     assert name not in [found for found, _ in store.list()]
     with pytest.raises(NotFound):
         read(store, name)
+    with pytest.raises(NotFound):
+        store.age(name)
 
 
 # Putting.
@@ -313,6 +316,47 @@ def test_what_is_not_there_is_not_found(store: Store) -> None:
     assert_absent(store, NAME)
 
 
+# How old it is.
+
+YOUNG = 60.0
+"""Seconds that no test takes from a put to a look."""
+
+
+def assert_young(store: Store, name: str) -> None:
+    age = store.age(name)
+    assert age is not None
+    assert 0.0 <= age < YOUNG
+
+
+def test_what_was_put_just_now_is_young(store: Store) -> None:
+    for data in (DATA, b"", b"other"):
+        keep(store, NAME, data)
+        assert_young(store, NAME)
+    with pytest.raises(NotFound):
+        store.age(OTHER)
+
+
+def test_what_was_put_long_ago_is_old_until_it_is_put_anew(subject: Subject) -> None:
+    if subject.date is None:
+        pytest.skip("this server does not let anybody say when something was put")
+    for name, ago in ((NAME, 3600), (OTHER, 90 * 86400)):
+        subject.plant(name, DATA)
+        subject.date(name, time.time() - ago)
+        age = subject.store.age(name)
+        assert age is not None
+        assert ago - 2 <= age < ago + YOUNG
+        keep(subject.store, name, DATA)
+        assert_young(subject.store, name)
+
+
+def test_what_will_be_put_one_day_is_not_older_than_new(subject: Subject) -> None:
+    if subject.date is None:
+        pytest.skip("this server does not let anybody say when something was put")
+    subject.plant(NAME, DATA)
+    subject.date(NAME, time.time() + 86400)
+    assert subject.store.age(NAME) == 0.0
+
+
 # Deleting.
 
 
@@ -433,6 +477,7 @@ VERBS: dict[str, Callable[[Store, str], object]] = {
     "put": lambda store, name: keep(store, name, DATA),
     "read": lambda store, name: read(store, name),
     "stat": lambda store, name: store.stat(name),
+    "age": lambda store, name: store.age(name),
     "delete": lambda store, name: store.delete(name),
 }
 

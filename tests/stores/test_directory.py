@@ -30,6 +30,7 @@ ALL_VERBS: dict[str, Callable[[Store], object]] = {
     "put": lambda store: keep(store, NAME, DATA),
     "read": lambda store: read(store, NAME),
     "stat": lambda store: store.stat(NAME),
+    "age": lambda store: store.age(NAME),
     "delete": lambda store: store.delete(NAME),
     "list": lambda store: list(store.list()),
     "list one folder": lambda store: list(store.list("ab")),
@@ -263,6 +264,8 @@ def test_what_is_no_file_is_no_share_and_blocks_nobody(tmp_path: Path, thing: st
     assert listed(store) == []
     with pytest.raises(StoreError):
         in_thread(lambda: read(store, NAME))
+    with pytest.raises(NotFound if thing == "file for a folder" else Unavailable):
+        store.age(NAME)
     if thing != "fifo":  # a rename replaces that
         with pytest.raises(Unavailable):
             keep(store, NAME, DATA)
@@ -461,7 +464,7 @@ def test_each_errno_has_its_kind_and_leaves_nothing(
         "fsync": [ALL_VERBS["put"]],
         "rename": [ALL_VERBS["put"]],
         "mkdir": [lambda store: keep(store, "cd/cd" + "4" * 30 + ".0", DATA)],
-        "stat": [ALL_VERBS["put"], ALL_VERBS["stat"], ALL_VERBS["list"], ALL_VERBS["space"]],
+        "stat": [ALL_VERBS["put"], ALL_VERBS["stat"], ALL_VERBS["age"], ALL_VERBS["list"], ALL_VERBS["space"]],
         "pread": [ALL_VERBS["read"]],
         "unlink": [ALL_VERBS["delete"]],
         "listdir": [ALL_VERBS["list"]],
@@ -588,6 +591,15 @@ def test_a_file_is_no_directory(tmp_path: Path) -> None:
     # Opening does not look, since a dead mount would not answer; what is asked then says that it is not there.
     with pytest.raises(Unavailable):
         open_store(f"dir:{tmp_path}/file", MARKER).stat(NAME)
+
+
+def test_a_file_of_before_there_were_shares_has_no_age(tmp_path: Path) -> None:
+    """It was written by a machine that did not know the time."""
+    store = DirectoryStore(str(tmp_path))
+    keep(store, NAME, DATA)
+    for put in (0, 86400, time.mktime((2000, 1, 2, 0, 0, 0, 0, 0, 0))):
+        os.utime(tmp_path / NAME, (put, put))
+        assert store.age(NAME) is None
 
 
 def test_many_small_pieces_are_one_file(tmp_path: Path) -> None:

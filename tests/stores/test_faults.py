@@ -54,12 +54,20 @@ METHODS = {
         "put": ["PUT", "MOVE", "HEAD", "MKCOL"],
         "read": ["GET"],
         "stat": ["HEAD"],
+        "age": ["HEAD"],
         "delete": ["DELETE"],
         "list": ["PROPFIND"],
         "space": ["PROPFIND"],
     },
-    "s3": {"put": ["PUT"], "read": ["GET"], "stat": ["HEAD"], "delete": ["DELETE"], "list": ["GET"]},
-    "web": {"read": ["GET"], "stat": ["HEAD"], "list": ["GET"]},
+    "s3": {
+        "put": ["PUT"],
+        "read": ["GET"],
+        "stat": ["HEAD"],
+        "age": ["HEAD"],
+        "delete": ["DELETE"],
+        "list": ["GET"],
+    },
+    "web": {"read": ["GET"], "stat": ["HEAD"], "age": ["HEAD"], "list": ["GET"]},
 }
 """What each kind of store asks a server for, by verb."""
 
@@ -67,6 +75,7 @@ ASK: dict[str, Callable[[Store], object]] = {
     "put": lambda store: keep(store, NAME, DATA),
     "read": lambda store: read(store, NAME),
     "stat": lambda store: store.stat(NAME),
+    "age": lambda store: (age := store.age(NAME)) is not None and age < 600,
     "delete": lambda store: store.delete(NAME),
     "list": lambda store: sorted(store.list()),
     "space": lambda store: store.space(),

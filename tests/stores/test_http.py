@@ -154,6 +154,69 @@ def test_what_is_no_time_is_no_time(text: str) -> None:
     assert retry_after({"Retry-After": text}) is None
 
 
+# How old something is.
+
+NOW = "Sun, 06 Nov 2022 08:49:37 GMT"
+AGES: dict[str, tuple[dict[str, str], float | None]] = {
+    "an-hour": ({"Date": NOW, "Last-Modified": "Sun, 06 Nov 2022 07:49:37 GMT"}, 3600.0),
+    "a-year": ({"Date": NOW, "Last-Modified": "Sat, 06 Nov 2021 08:49:37 GMT"}, 365 * 86400.0),
+    "new": ({"Date": NOW, "Last-Modified": NOW}, 0.0),
+    "future": ({"Date": NOW, "Last-Modified": "Mon, 07 Nov 2022 08:49:37 GMT"}, 0.0),
+    "form-of-rfc-850": ({"Date": NOW, "Last-Modified": "Sunday, 06-Nov-22 07:49:37 GMT"}, 3600.0),
+    "form-of-asctime": ({"Date": NOW, "Last-Modified": "Sun Nov  6 07:49:37 2022"}, 3600.0),
+    "both-by-asctime": ({"Date": "Sun Nov  6 08:49:37 2022", "Last-Modified": "Sun Nov  6 07:49:37 2022"}, 3600.0),
+    "past-a-cache": ({"Date": NOW, "Last-Modified": "Sun, 06 Nov 2022 07:49:37 GMT", "Age": "0"}, 3600.0),
+    "out-of-a-cache": ({"Date": NOW, "Last-Modified": "Sun, 06 Nov 2022 07:49:37 GMT", "Age": "7"}, None),
+    "odd-cache": ({"Date": NOW, "Last-Modified": "Sun, 06 Nov 2022 07:49:37 GMT", "Age": "old"}, None),
+    "nothing": ({}, None),
+    "no-last-modified": ({"Date": NOW}, None),
+    "no-date": ({"Last-Modified": NOW}, None),
+    "garbage": ({"Date": NOW, "Last-Modified": "yesterday"}, None),
+    "garbage-for-now": ({"Date": "today", "Last-Modified": NOW}, None),
+    "seconds": ({"Date": NOW, "Last-Modified": "1667720977"}, None),
+    "another-form": ({"Date": NOW, "Last-Modified": "2022-11-06T07:49:37Z"}, None),
+    "no-such-day": ({"Date": NOW, "Last-Modified": "Sun, 99 Nov 2021 07:49:37 GMT"}, None),
+    "1970": ({"Date": NOW, "Last-Modified": "Fri, 02 Jan 1970 00:00:00 GMT"}, None),
+    "1980": ({"Date": NOW, "Last-Modified": "Tue, 01 Jan 1980 00:00:00 GMT"}, None),
+    "2000": ({"Date": NOW, "Last-Modified": "Sat, 01 Jan 2000 00:00:00 GMT"}, None),
+    "nobody-has-a-clock": ({"Date": "Thu, 01 Jan 1970 00:00:09 GMT", "Last-Modified": NOW}, 0.0),
+}
+
+
+def dated(headers: dict[str, str], kind: str = "application/octet-stream") -> bytes:
+    return answer(200, b"", Content_Type=kind, **headers)
+
+
+@pytest.mark.parametrize("which", AGES)
+def test_an_age_is_told_by_one_answer(client: MakeClient, monkeypatch: pytest.MonkeyPatch, which: str) -> None:
+    """Wherever we are, and whatever our clock says."""
+    headers, age = AGES[which]
+    monkeypatch.setenv("TZ", "Pacific/Auckland")
+    time.tzset()
+    try:
+        with Scripted(always(dated(headers))) as server:
+            assert client(server.url).age("/x", "looking") == age
+            assert [request.method for request in server.requests] == ["HEAD"]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_what_is_not_there_has_no_age(client: MakeClient) -> None:
+    with Scripted(always(answer(404))) as server, pytest.raises(NotFound):
+        client(server.url).age("/x", "looking")
+
+
+def test_a_page_in_the_place_of_a_share_has_no_age(client: MakeClient) -> None:
+    """That of a hotel that wants to be paid first is years old."""
+    headers, _ = AGES["a-year"]
+    with (
+        Scripted(always(dated(headers, "text/html"))) as server,
+        pytest.raises(Unavailable, match="web page"),
+    ):
+        client(server.url).age("/x", "looking")
+
+
 # What goes wrong on the way.
 
 BROKEN: dict[str, tuple[bytes, str, bool]] = {

@@ -17,6 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -494,7 +495,7 @@ class _Answer(BaseHTTPRequestHandler):
 
 
 def propfind(path: str, prop: str) -> bytes:
-    prop = re.sub(r"<(\S+?)>(.*)</>", r"<\1>\2</\1>", prop)
+    prop = re.sub(r"<(\S+?)>([^<]*|<.*>)</>", r"<\1>\2</\1>", prop)
     return (
         '<?xml version="1.0"?><D:multistatus xmlns:D="DAV:"><D:response>'
         f"<D:href>{path}</D:href><D:propstat><D:prop>{prop}</D:prop><D:status>HTTP/1.1 200 OK</D:status>"
@@ -520,6 +521,7 @@ VERBS: dict[str, Callable[[Store], object]] = {
     "read a range": lambda store: read(store, NAME, 5, 10),
     "read nothing": lambda store: read(store, NAME, 0, 0),
     "stat": lambda store: store.stat(NAME),
+    "age": lambda store: store.age(NAME),
     "delete": lambda store: store.delete(NAME),
     "list": lambda store: list(store.list()),
     "list a folder": lambda store: list(store.list("ab/ab")),
@@ -564,7 +566,7 @@ def test_an_error_about_one_object_never_looks_like_absence(dav: Dav, status: in
 
     dav.answers["PROPFIND"] = fail
     store = opened("it:annex")
-    for verb in ("stat", "read", "read nothing", "delete"):
+    for verb in ("stat", "age", "read", "read nothing", "delete"):
         with pytest.raises(KINDS[status]):
             VERBS[verb](store)
 
@@ -582,6 +584,54 @@ def test_what_is_there_and_cannot_be_opened_is_not_absent(dav: Dav, status: int)
     dav.size = None
     with pytest.raises(NotFound):
         read(store, NAME)
+
+
+@pytest.mark.parametrize(
+    ("said", "age"),
+    [
+        (lambda: formatdate(time.time() - 7200, usegmt=True), 7200.0),
+        (lambda: formatdate(time.time() + 7200, usegmt=True), 0.0),
+        (lambda: formatdate(86400, usegmt=True), None),
+        (lambda: "yesterday", None),
+        (None, None),
+    ],
+    ids=["past", "future", "1970", "garbage", "nothing"],
+)
+def test_when_something_was_put_as_far_as_it_is_told(
+    dav: Dav, said: Callable[[], str] | None, age: float | None
+) -> None:
+    def look(answer: _Answer) -> None:
+        answer.take()
+        date = f"<D:getlastmodified>{said()}</>" if said else ""
+        about = (
+            f"<D:getcontentlength>{len(DATA)}</>{date}"
+            if answer.path.endswith(NAME)
+            else "<D:resourcetype><D:collection/></>"
+        )
+        answer.say(207, propfind(answer.path, about))
+
+    dav.answers["PROPFIND"] = look
+    found = opened("it:annex").age(NAME)
+    assert found == (None if age is None else pytest.approx(age, abs=60))
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {},
+        {"ModTime": None},
+        {"ModTime": "2024-01-01T00:00:00"},  # where?
+        {"ModTime": "0001-01-01T00:00:00Z"},
+        {"ModTime": "2024-13-01T00:00:00Z"},
+        {"ModTime": 1704067200},
+        [],
+    ],
+    ids=str,
+)
+def test_a_time_that_cannot_be_read_is_none(local: Store, monkeypatch: pytest.MonkeyPatch, item: object) -> None:
+    keep(local, NAME, DATA)
+    monkeypatch.setattr(rcd.rclone, "ask", lambda *_: {"item": item})
+    assert local.age(NAME) is None
 
 
 def test_a_read_that_is_cut_is_no_whole(dav: Dav) -> None:
@@ -605,7 +655,7 @@ def test_a_server_that_is_gone_is_unavailable(dav: Dav) -> None:
     dav.shutdown()
     dav.server_close()
     dav.answers["*"] = lambda answer: setattr(answer, "close_connection", True)
-    for verb in ("put", "read", "stat", "delete", "list"):
+    for verb in ("put", "read", "stat", "age", "delete", "list"):
         with pytest.raises(Unavailable) as raised:
             VERBS[verb](store)
         assert "hunter2" not in str(raised.value), verb

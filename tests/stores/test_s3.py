@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,7 @@ VERBS: dict[str, Callable[[S3Store], object]] = {
     "put": lambda store: keep(store, b"data"),
     "read": read,
     "stat": lambda store: store.stat(NAME),
+    "age": lambda store: store.age(NAME),
     "delete": lambda store: store.delete(NAME),
     "list": lambda store: list(store.list()),
 }
@@ -982,6 +984,50 @@ def test_no_secret_is_ever_shown(strict: Place, front: Front) -> None:
         assert wrong not in text
         assert not any(signature in text for signature in signatures)
     assert all(secret not in f"{request}" for request in strict.front.seen)
+
+
+# How old it is.
+
+MD5 = "0123456789abcdef" * 2
+DAY = 86400.0
+
+
+def told(seconds: float, etag: str = MD5) -> Reply:
+    """An answer about an object that was put so many seconds before."""
+    return Reply(200, {"ETag": f'"{etag}"', "Last-Modified": formatdate(time.time() - seconds, usegmt=True)})
+
+
+@pytest.mark.parametrize("etag", [f"{MD5}-2", "something-else", ""])
+def test_what_was_sent_in_parts_is_dated_by_its_beginning(front: Front, etag: str) -> None:
+    """So at Amazon; its upload may have been cut off, gone on with, and ended a moment ago."""
+    for days, age in ((1, 0), (13, 0), (15, 1), (100, 86)):
+        front.rule = always(told(days * DAY, etag))
+        assert lone(front).age(NAME) == pytest.approx(age * DAY, abs=60)
+        front.rule = always(told(days * DAY))
+        assert lone(front).age(NAME) == pytest.approx(days * DAY, abs=60)
+
+
+def test_what_was_put_in_parts_is_not_taken_for_old(place: Place) -> None:
+    store = place.store()
+    keep(store, DATA)
+    assert store.age(NAME) == 0.0
+
+
+@pytest.mark.parametrize(("days", "parts"), [(6, 1), (8, 3)])
+def test_an_upload_of_more_than_a_week_ago_is_not_gone_on_with(place: Place, days: int, parts: int) -> None:
+    cut_off(place)
+
+    def rule(request: Request, forward: Forward) -> Reply:
+        reply = forward(request)
+        if request.kind != "GET uploads":
+            return reply
+        date = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(time.time() - days * DAY)).encode()
+        said = rb"<Initiated>%s</Initiated>" % date
+        return replace(reply, body=re.sub(rb"<Initiated>.*?</Initiated>", said, reply.body), headers={})
+
+    place.front.rule = rule
+    keep(place.store(), DATA)
+    assert sum("PUT part" in kind for kind in place.front.kinds) == parts
 
 
 def test_a_length_that_is_no_number(front: Front) -> None:

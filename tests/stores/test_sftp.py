@@ -47,6 +47,7 @@ VERBS: dict[str, Callable[[Store], object]] = {
     "put": lambda store: keep(store, NAME, DATA),
     "read": lambda store: read(store, NAME),
     "stat": lambda store: store.stat(NAME),
+    "age": lambda store: store.age(NAME),
     "delete": lambda store: store.delete(NAME),
     "list": lambda store: list(store.list()),
     "list one folder": lambda store: list(store.list("ab")),
@@ -954,14 +955,33 @@ def test_a_server_that_only_reads(near: Near, opened: Opener) -> None:
     assert read(store, NAME) == DATA
 
 
-@pytest.mark.parametrize(("forbidden", "verb"), [("open", "read"), ("stat", "stat"), ("opendir", "list")])
+def test_a_server_that_does_not_tell_when_something_was_written(near: Near, opened: Opener) -> None:
+    near.answer_by(odd=("timeless", 0))
+    store = opened(near.address)
+    keep(store, NAME, DATA)
+    assert store.stat(NAME) == len(DATA)
+    assert store.age(NAME) is None
+    with pytest.raises(NotFound):
+        store.age(OTHER)
+
+
+def test_a_server_whose_clock_stands_at_its_beginning_tells_no_age(near: Near, opened: Opener) -> None:
+    store = opened(near.address)
+    keep(store, NAME, DATA)
+    os.utime(near.root / NAME, (86400, 86400))
+    assert store.age(NAME) is None
+
+
+@pytest.mark.parametrize(
+    ("forbidden", "verb"), [("open", "read"), ("stat", "stat"), ("stat", "age"), ("opendir", "list")]
+)
 def test_what_is_forbidden_is_not_absent(near: Near, opened: Opener, forbidden: str, verb: str) -> None:
     keep(opened(near.address), NAME, DATA)
     near.answer_by("-P", forbidden)
     assert isinstance(refused(lambda: VERBS[verb](opened(near.address))), Denied)
 
 
-@pytest.mark.parametrize("verb", ["read", "stat"])
+@pytest.mark.parametrize("verb", ["read", "stat", "age"])
 def test_what_is_no_file_is_not_absent(near: Near, opened: Opener, verb: str) -> None:
     (near.root / NAME).mkdir(parents=True)
     error = refused(lambda: VERBS[verb](opened(near.address)))

@@ -18,6 +18,7 @@ ASK: dict[str, Callable[[Store], object]] = {
     "put": lambda store: keep(store, NAME, DATA),
     "read": lambda store: read(store, NAME),
     "stat": lambda store: store.stat(NAME),
+    "age": lambda store: store.age(NAME),
     "delete": lambda store: store.delete(NAME),
     "list": lambda store: list(store.list()),
     "space": lambda store: store.space(),

@@ -330,7 +330,7 @@ def test_odd_names_are_refused(verb: str) -> None:
 def test_a_page_in_place_of_a_share() -> None:
     """Of a hotel that wants to be paid first, or of a site that has one for everything."""
     with Site({}, answer(200, page("Welcome")), files={}) as site:
-        for ask in (site.store.stat, site.store.read):
+        for ask in (site.store.stat, site.store.age, site.store.read):
             with pytest.raises(Unavailable, match="web page"):
                 ask(NAME)
 

@@ -608,6 +608,7 @@ def test_only_404_is_absence(opened: MakeStore, status: int) -> None:
         store = opened(server.url)
         verbs: tuple[Callable[[], object], ...] = (
             lambda: store.stat(NAME),
+            lambda: store.age(NAME),
             lambda: listed(store),
             lambda: listed(store, "ab/"),
             lambda: read(store, NAME),
@@ -630,7 +631,7 @@ def test_what_goes_while_it_is_opened_is_asked_for_once_more(
     proxy.misbehave(Fault(status=403), methods=["GET", "HEAD"], times=1)
     assert read(store, NAME) == DATA
     proxy.misbehave(Fault(status=403), methods=["GET", "HEAD"])
-    for ask in (lambda: read(store, NAME), lambda: store.stat(NAME)):
+    for ask in (lambda: read(store, NAME), lambda: store.stat(NAME), lambda: store.age(NAME)):
         before = len(proxy.requests)
         with pytest.raises(Denied):
             ask()

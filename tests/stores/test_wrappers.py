@@ -30,6 +30,7 @@ ASK: dict[str, Callable[[Store], object]] = {
     "put": lambda store: keep(store, NAME, DATA),
     "read": lambda store: read(store, NAME),
     "stat": lambda store: store.stat(NAME),
+    "age": lambda store: store.age(NAME),
     "delete": lambda store: store.delete(NAME),
     "list": lambda store: list(store.list()),
     "space": lambda store: store.space(),
@@ -42,7 +43,7 @@ def passing() -> Unavailable:
 
 
 def full() -> MemoryStore:
-    store = MemoryStore()
+    store = MemoryStore(clock=FakeClock())
     keep(store, NAME, DATA)
     return store
 
@@ -303,6 +304,8 @@ def test_absence_is_believed_where_the_marker_is() -> None:
         assert marking.store.stat(NAME) is None
         with pytest.raises(NotFound):
             read(marking.store, NAME)
+        with pytest.raises(NotFound):
+            marking.store.age(NAME)
         assert list(marking.store.list("ab")) == []
     marking.store.delete(NAME)
     keep(marking.store, NAME, DATA)
@@ -326,6 +329,7 @@ def test_what_is_there_needs_no_marker() -> None:
     keep(marking.memory, NAME, DATA)
     assert marking.store.stat(NAME) == len(DATA)
     assert read(marking.store, NAME) == DATA
+    assert marking.store.age(NAME) is not None
     assert list(marking.store.list()) == [(NAME, len(DATA))]
     assert marking.asked_for_the_marker() == 0
 
@@ -436,6 +440,7 @@ def test_everything_is_passed_on(wrap: Callable[[Store], Store]) -> None:
     store = wrap(Closing(full()))
     assert store.stat(NAME) == len(DATA)
     assert read(store, NAME, 5, 10) == DATA[5:15]
+    assert store.age(NAME) == 0.0
     assert list(store.list("ab")) == [(NAME, len(DATA))]
     assert store.space() == 17
     store.close()
