@@ -22,7 +22,7 @@ from annex_remote.limits import parse_size
 from annex_remote.roster import ACTIVE
 from annex_remote.shares.crypto import object_id_of
 from annex_remote.stores.state import state_path
-from annex_remote.transfer.sites import ask_all
+from annex_remote.transfer.sites import Site, ask_all
 
 __all__ = ["Care", "Sample", "parse_sample"]
 
@@ -77,9 +77,11 @@ class Care:
     ledger: Ledger | None = None
     date: Callable[[], float] = time.time
     cancelled: threading.Event = field(default_factory=threading.Event)
+    sites: Sequence[Site] = ()
+    """The grid's, unless these are given."""
 
     def __post_init__(self) -> None:
-        self.sites = self.grid.sites()
+        self.sites = self.sites or self.grid.sites()
         self.ground = Ground(self.sites, self.grid.roster.coding, self.grid.roster.earlier)
         self.ledger = self.ledger or Ledger(state_path("ledger", self.grid.id), self.date)
 

@@ -10,9 +10,9 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -50,7 +50,9 @@ __all__ = [
     "Found",
     "Grid",
     "Logins",
+    "StoreOpener",
     "create_stores",
+    "newest_roster",
     "read_roster",
     "usual_cost",
     "wants_login",
@@ -242,6 +244,11 @@ class Grid:
             for number in here.numbers
         ]
 
+    def reading_sites(self) -> list[Site]:
+        """Return where shares may be read: as long as objects are coded anew, beside the others as well."""
+        sites = self.sites()
+        return sites + [replace(site, staged=True, gate=site.gate) for site in sites if self.roster.earlier]
+
     def _gate(self, name: str, connections: int) -> Gate:
         """Return the one gate to a store, for all work of this process."""
         with self._lock:
@@ -319,15 +326,7 @@ class Grid:
         newest, size = max(listed.items(), default=(None, 0))
         if by_name and self._sealed and (newest, size) == (self._roster.serial, len(self._sealed)):
             return Found(self._roster, self._sealed), None
-        refused: Damaged | None = None
-        for serial in sorted(listed, reverse=True)[:ROSTERS_READ]:
-            try:
-                return read_roster(store, self.verify_key, serial), refused
-            except Damaged as error:
-                refused = refused or error
-            except NotFound:  # another clone has tidied it away just now
-                continue
-        return None, refused
+        return newest_roster(store, self.verify_key, listed)
 
     def _take_up(self, found: Found) -> None:
         self._roster, self._sealed = found.roster, found.sealed
@@ -471,6 +470,21 @@ def read_roster(store: Store, verify_key: bytes, serial: int) -> Found:
     if roster.serial != serial:
         raise Damaged(f"a roster with serial {roster.serial} stands under the name of serial {serial}")
     return Found(roster, sealed)
+
+
+def newest_roster(
+    store: Store, verify_key: bytes, serials: Iterable[int]
+) -> tuple[Found | None, Damaged | None]:
+    """Return the newest roster of those that a store lists that proves, and why a newer one was refused."""
+    refused: Damaged | None = None
+    for serial in sorted(serials, reverse=True)[:ROSTERS_READ]:
+        try:
+            return read_roster(store, verify_key, serial), refused
+        except Damaged as error:
+            refused = refused or error
+        except NotFound:  # another clone has tidied it away just now
+            continue
+    return None, refused
 
 
 def create_stores(

@@ -247,7 +247,7 @@ class SwarmRemote:
             read_secret=capability.read_secret,
             verify_key=grid.verify_key,
             needed=grid.roster.coding.needed,
-            sites=grid.sites(),
+            sites=grid.reading_sites(),
             stall=grid.settings.stall,
             notes=notes,
             progress=_Progress(job, _size_of(key)),
@@ -287,10 +287,11 @@ class SwarmRemote:
         grid, capability = self._readable(job)
         notes = Notes()
         present = is_present(
-            grid.sites(),
+            grid.reading_sites(),
             self._object_id(capability, key),
             grid.verify_key,
             coding=grid.roster.coding,
+            least_needed=grid.roster.least_needed,
             stall=grid.settings.stall,
             notes=notes,
         )
@@ -306,9 +307,9 @@ class SwarmRemote:
         self._refresh(job)
         notes = Notes()
         remove_object(
-            grid.sites(),
+            grid.reading_sites(),
             self._object_id(capability, key),
-            needed=grid.roster.coding.needed,
+            needed=grid.roster.least_needed,
             stall=grid.settings.stall,
             notes=notes,
         )

@@ -124,6 +124,11 @@ class Roster:
         """The stores that may have shares."""
         return tuple(store for store in self.stores if store.state in (ACTIVE, RETIRED))
 
+    @property
+    def least_needed(self) -> int:
+        """How many shares rebuild an object at least, whatever it was coded by."""
+        return min(self.coding.needed, *self.earlier, MAX_SHARES)
+
     @cached_property
     def active(self) -> tuple[StoreEntry, ...]:
         """The stores that take new shares."""

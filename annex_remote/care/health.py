@@ -60,8 +60,14 @@ class Ground:
         candidates = [
             Candidate(each.number, each.store, each.zone) for each in self.places.values() if each.active
         ]
-        self.best = self.margin(place("", candidates, coding.total, 0), coding.needed)
-        """How many places an object of all shares can lose, if they are spread as well as the stores allow."""
+        self._spread = place("", candidates, coding.total, 0)
+        self._best: dict[int, int] = {}
+
+    def best(self, needed: int) -> int:
+        """Return how many places an object of all shares can lose, spread as well as the stores allow."""
+        if needed not in self._best:
+            self._best[needed] = self.margin(self._spread, needed)
+        return self._best[needed]
 
     @property
     def most_needed(self) -> int:
@@ -142,7 +148,7 @@ def judge(
         tuple(sorted(silent)),
         max(0, ground.coding.total - len(active) - len(ground.active(silent))),
         ground.margin(good, needed),
-        len(active) >= ground.coding.total and ground.margin(active, needed) < ground.best,
+        len(active) >= ground.coding.total and ground.margin(active, needed) < ground.best(needed),
         tuple(number for number in good if not ground.places[number].active),
     )
 
@@ -152,7 +158,7 @@ def _state(ground: Ground, good: Sequence[int], bad: Sequence[int], needed: int)
     if left < 0:
         return State.LOST
     active = ground.active(good)
-    whole = len(active) >= ground.coding.total and ground.margin(active, needed) >= ground.best
+    whole = len(active) >= ground.coding.total and ground.margin(active, needed) >= ground.best(needed)
     if whole and not bad:
         return State.HEALTHY
     return State.DEGRADED if left else State.CRITICAL

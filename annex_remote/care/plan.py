@@ -233,7 +233,7 @@ class _Moves:
         for _ in range(len(self.here)):
             active = self._ground.active(self.here)
             margin = self._ground.margin(active, needed)
-            if margin >= self._ground.best:
+            if margin >= self._ground.best(needed):
                 return
             crowd = Counter(self._ground.places[number].zone for number in active)
             crowded, most = crowd.most_common(1)[0] if crowd else ("", 0)

@@ -27,7 +27,7 @@ from annex_remote.transfer.presence import GRACE, Look, best_first
 from annex_remote.transfer.sending import in_pieces
 from annex_remote.transfer.sites import GatedAsking, Notes, Site, explain, shares
 
-__all__ = ["Outcome", "Rebuild", "Tally"]
+__all__ = ["IN_MEMORY", "Outcome", "Rebuild", "Tally", "prove_written"]
 
 IN_MEMORY = 4 << 20
 """Bytes of a share up to which it is held in memory until it is stored; larger ones wait in a temporary file."""
@@ -348,14 +348,17 @@ class Rebuild:
             source = in_pieces(partial(made.read, number), moved, self.fetching.clock)
             site.store.put(under, made.sizes[number], source, fresh=fresh)
 
+        def prove(site: Site) -> None:
+            prove_written(site, self.object_id, self.verify_key, self._outcome.needed, moved)
+
         is_there = number in self.there or number in self._spoilt
         if is_there and self.ground.margin(self._good, self._outcome.needed) < 0:
             # What is there may have blocks that nobody else has: it goes when the new one is safe beside it.
             beside = replace(site, staged=True, gate=site.gate)
             put(beside.name_of(self.object_id), fresh=False)
-            self._prove(beside, moved)
+            prove(beside)
             put(name, fresh=False)
-            self._prove(site, moved)
+            prove(site)
             site.store.delete(beside.name_of(self.object_id))
             return
         else:
@@ -363,23 +366,18 @@ class Rebuild:
                 put(name, fresh=not is_there)
             except Exists:
                 moved()  # somebody repairs it as well: what is there has to prove itself all the same
-        self._prove(site, moved)
+        prove(site)
 
-    def _prove(self, site: Site, moved: Callable[[], None]) -> None:
-        """Read back the end of a share that was written and some of its blocks; raises `Damaged`."""
-        share = open_share(
-            site,
-            self.object_id,
-            self.verify_key,
-            needed=self._outcome.needed,
-            heard=lambda _: moved(),
-        )
-        segments = share.header.layout.segments
-        for index in sorted({segments * part // REREAD for part in range(REREAD)} | {segments - 1}):
-            if 0 <= index < segments:
-                for _, block in share.blocks(index, 1, lambda _: moved()):
-                    if block is None:
-                        raise Damaged(f"share {site.number} reads back otherwise than it was written")
+
+def prove_written(site: Site, object_id: str, verify_key: bytes, needed: int, moved: Callable[[], None]) -> None:
+    """Read back the end of a share that was written, and some of its blocks; raises `Damaged`."""
+    share = open_share(site, object_id, verify_key, needed=needed, heard=lambda _: moved())
+    segments = share.header.layout.segments
+    for index in sorted({segments * part // REREAD for part in range(REREAD)} | {segments - 1}):
+        if 0 <= index < segments:
+            for _, block in share.blocks(index, 1, lambda _: moved()):
+                if block is None:
+                    raise Damaged(f"share {site.number} reads back otherwise than it was written")
 
 
 class _Made:

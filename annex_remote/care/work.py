@@ -200,7 +200,7 @@ class Work:
         left = [number for number in verdict.good if number not in numbers]
         ground = self.census.ground
         # What was good before is not to bear less afterwards, but for what a retired store gave to it.
-        wanted = min(ground.margin(verdict.good, verdict.needed), ground.best)
+        wanted = min(ground.margin(verdict.good, verdict.needed), ground.best(verdict.needed))
         if ground.margin(left, verdict.needed) < wanted:
             return [], ["nothing of it was removed: without it the object would bear less"]
         dropped, failed = [], []

@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from annex_remote.cli.care import check, rebalance, repair, status
+from annex_remote.cli.care import check, coding, rebalance, repair, retire, status
 from annex_remote.cli.stores import stores
 from annex_remote.cli.terminal import err, held, opened, out, plainly
 from annex_remote.cli.transfers import speedtest, trace
@@ -106,6 +106,8 @@ main.add_command(check)
 main.add_command(rebalance)
 main.add_command(repair)
 main.add_command(status)
+stores.add_command(coding)
+stores.add_command(retire)
 main.add_command(stores)
 main.add_command(speedtest)
 main.add_command(trace)

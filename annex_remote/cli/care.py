@@ -9,7 +9,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import click
 from rich.filesize import decimal
@@ -27,12 +28,14 @@ from annex_remote.care.work import Done
 from annex_remote.caring import DAY, Care, Sample, parse_sample
 from annex_remote.cli.terminal import dry_run_option, err, opened, out, plainly
 from annex_remote.consult import Consulted, consult
-from annex_remote.errors import BadSetting, NoCapability
+from annex_remote.errors import BadSetting, NoCapability, Unavailable
 from annex_remote.limits import format_size, parse_limit, parse_size
+from annex_remote.model import Coding
+from annex_remote.recoding import recode, to_recode
 from annex_remote.roster import GONE, RETIRED
 from annex_remote.transfer.sites import explain
 
-__all__ = ["EXIT_LOST", "EXIT_UNKNOWN", "check", "rebalance", "repair", "status"]
+__all__ = ["EXIT_LOST", "EXIT_UNKNOWN", "check", "coding", "rebalance", "repair", "retire", "status"]
 
 EXIT_REPAIR, EXIT_LOST, EXIT_UNKNOWN = 1, 2, 3
 
@@ -99,6 +102,8 @@ class Tidings:
     leftovers: int = 0
     """Objects that nobody wants, of too few shares: from removals that missed a store, or killed uploads."""
     crowded: int = 0
+    outdated: int = 0
+    """Objects that are coded otherwise than new ones are."""
     bears: Counter[int] = field(default_factory=Counter)
     """How many objects bear the loss of so many places."""
 
@@ -112,6 +117,7 @@ class Tidings:
             self.states[verdict.state] += 1
             self.bears[verdict.left] += 1
             self.crowded += verdict.crowded
+            self.outdated += verdict.needed != self.care.ground.coding.needed
             if verdict.state is not State.HEALTHY:
                 self.troubled.append((object_id, verdict))
         self.troubled.sort(key=lambda item: (_ORDER[item[1].state], item[1].left, item[0]))
@@ -357,8 +363,9 @@ def wrong_with(census: Census, object_id: str, verdict: Verdict) -> str:
     sites = census.survey.sites
     known = census.damaged.get(object_id, {})
     words = [f"{sites[number].name}: {known.get(number, 'cannot be a share of it')}" for number in verdict.bad]
-    if verdict.missing:
-        words.append(f"{verdict.missing} missing")
+    missing = verdict.missing - len(census.ground.active(verdict.bad))
+    if missing > 0:
+        words.append(f"{missing} missing")
     if verdict.silent:
         words.append(f"not known: {' '.join(sorted({sites[number].name for number in verdict.silent}))}")
     if verdict.crowded:
@@ -399,6 +406,8 @@ def advice(remote: str, care: Care, census: Census, tidings: Tidings) -> Iterato
     retired = sorted(entry.name for entry in care.grid.roster.stores if entry.state == RETIRED)
     if tidings.crowded or retired:
         yield f"shares are not where they should be: {program} rebalance {remote}"
+    if tidings.outdated:
+        yield f"{tidings.outdated:,} coded otherwise than {care.ground.coding}: {program} rebalance {remote}"
     if tidings.states[State.UNKNOWN]:
         yield "what is unknown may be whole: try again when all stores can be asked"
     if tidings.leftovers or census.survey.strays:
@@ -527,17 +536,35 @@ def rebalance(
     As little as possible is moved. What is to be somewhere else is made there anew, and proved, before it goes
     where it was. After a change of the coding, objects are coded anew.
     """
-    from annex_remote.recoding import recode
-
     care, told = cared_for(remote, limit_rate=limit_rate)
     census = _census(care, quiet or as_json)
     deadline = Deadline.of(time_limit)
-    if care.ground.earlier:
-        recode(
-            care, census, dry_run=dry_run, is_over=lambda: deadline.is_over, say=out.print, folder=_folder(told)
-        )
+    if care.ground.earlier or census.survey.staged:
+        _recode(care, census, dry_run, deadline, quiet or as_json, _folder(told))
     jobs = plan_rebalance(census, free=care.free(), most=care.most())
     _carry_out(remote, care, told, census, jobs, "moved", dry_run, deadline, as_json, quiet)
+
+
+def _recode(
+    care: Care, census: Census, dry_run: bool, deadline: Deadline, quiet: bool, folder: str | None
+) -> None:
+    """Code all objects by the grid's coding; when none is left to be, the list of stores says so."""
+    objects = to_recode(care, census)
+    if dry_run:
+        out.print(f"would be done: {len(objects):,} to be coded anew, as {care.ground.coding}")
+        return
+    failed = done = 0
+    for each in recode(care, objects, is_over=lambda: deadline.is_over, folder=folder):
+        done += 1
+        name = census.names.get(each.object_id, each.object_id)
+        for line in [*each.notes, *([explain(each.error)] if each.error else [])]:
+            err.print(f"{name}: {line}", markup=False)
+        failed += each.error is not None
+    if objects and not quiet:
+        out.print(f"{done - failed:,} of {len(objects):,} coded anew, as {care.ground.coding}")
+    census.survey = care.survey()
+    if done == len(objects) and not failed and not census.survey.failed and care.seed is not None:
+        care.grid.change(care.grid.roster.with_all_coded())
 
 
 def _census(care: Care, quiet: bool) -> Census:
@@ -578,7 +605,7 @@ def _carry_out(
             deadline,
             quiet or as_json,
             _folder(told),
-            lambda each: _told(census, each, as_json, quiet),
+            partial(_told, census, as_json=as_json, quiet=quiet),
         )
         if not (as_json or quiet) or (jobs and not as_json):
             left = len(jobs) - done
@@ -678,6 +705,96 @@ def _print_plan(census: Census, jobs: Sequence[Job], as_json: bool) -> None:
         )
 
 
+@click.command()
+@click.argument("store")
+@dry_run_option
+@time_option
+@rate_option
+@click.option("--force", is_flag=True, help="Also if most stores cannot be reached.")
+@click.pass_obj
+@plainly
+def retire(
+    remote: str, store: str, dry_run: bool, time_limit: str | None, limit_rate: str | None, force: bool
+) -> None:
+    """Empty STORE: its shares are made anew on other stores first, and proved, and then removed from it.
+
+    It takes no new shares from the beginning on. When it has none left, it is marked as gone, and can be taken
+    away. What was stopped goes on when the command is given again. Exit status 0 when the store is empty, 1
+    before.
+    """
+    care, told = cared_for(remote, limit_rate=limit_rate)
+    grid = care.grid
+    state = grid.roster.entry(store).state
+    if state == GONE:
+        raise BadSetting(f"the store {store} is gone already")
+    if state != RETIRED:
+        roster = grid.roster.with_removed(store)
+        if not dry_run:
+            grid.change(roster, force=force)
+            out.print(f"{store} takes no new shares (roster {roster.serial})", markup=False)
+    sites = [replace(site, takes_shares=site.takes_shares and site.name != store) for site in grid.sites()]
+    care = Care(grid, care.capability, care.names, sites=sites)
+    census = _census(care, quiet=False)
+    if store in census.survey.failed:
+        raise Unavailable(
+            f"{store} could not be asked what it has: {explain(census.survey.failed[store])}; if it is lost: "
+            f"git-annex-remote-swarm stores {remote} remove {store} --gone, then repair"
+        )
+    jobs = plan_rebalance(census, free=care.free(), most=care.most(), only_from=[store])
+    if dry_run:
+        _print_plan(census, jobs, as_json=False)
+        return
+    count = carry_out(
+        care,
+        census,
+        jobs,
+        Deadline.of(time_limit),
+        False,
+        _folder(told),
+        partial(_told, census, as_json=False, quiet=False),
+    )
+    care.notes.close()
+    left, size = census.survey.used().get(store, (0, 0))
+    if left or census.survey.failed:
+        others = "; ".join(f"{name} could not be asked" for name in census.survey.failed)
+        why = others or (
+            "the time is over"
+            if count < len(jobs)
+            else "no other store takes them: add one, or see what is said above"
+        )
+        out.print(f"{left:,} shares ({decimal(size)}) are still on {store}: {why}", markup=False)
+        sys.exit(EXIT_REPAIR)
+    roster = grid.roster.with_changed(store, state=GONE)
+    grid.change(roster, force=force)
+    out.print(f"{store} is empty, and marked as gone (roster {roster.serial})", markup=False)
+
+
+@click.command()
+@click.option("--needed", type=click.IntRange(1, 256), help="How many shares rebuild an object.")
+@click.option("--happy", type=click.IntRange(1, 256), help="How many shares an upload has to store.")
+@click.option("--total", type=click.IntRange(1, 256), help="How many shares an upload tries to store.")
+@click.option("--force", is_flag=True, help="Also if most stores cannot be reached.")
+@dry_run_option
+@click.pass_obj
+@plainly
+def coding(
+    remote: str, needed: int | None, happy: int | None, total: int | None, force: bool, dry_run: bool
+) -> None:
+    """Change how objects are coded from now on. What is stored stays as it is until `rebalance`."""
+    grid = opened(consult(remote))
+    was = grid.roster.coding
+    chosen = Coding(needed or was.needed, happy or was.happy, total or was.total)
+    if chosen == was:
+        raise BadSetting(f"it is {was} already: give --needed, --happy or --total")
+    roster = grid.roster.with_coding(chosen)
+    if dry_run:
+        out.print(f"would be done: {chosen} instead of {was} (roster {roster.serial})")
+        return
+    grid.change(roster, force=force)
+    out.print(f"{chosen} instead of {was} (roster {roster.serial})")
+    out.print(f"what is stored is coded as it was until: git-annex-remote-swarm rebalance {remote}", markup=False)
+
+
 # status
 
 
@@ -758,7 +875,7 @@ def _print_status(
     out.print(table)
     out.print(_summary(care, census, tidings))
     total = sum(tidings.states.values())
-    for lost in range(1, max(care.ground.best, 0) + 1):
+    for lost in range(1, max(care.ground.best(care.ground.coding.needed), 0) + 1):
         bear = sum(count for left, count in tidings.bears.items() if left >= lost)
         stores = "any one store" if lost == 1 else f"any {lost} stores"
         out.print(f"the loss of {stores} is borne by {_percent(bear, total)} ({bear:,} of {total:,})")

@@ -54,7 +54,8 @@ class Sighting:
         if answer.value is not None:
             self.shares.append(answer.value)
         elif isinstance(answer.error, NotFound):
-            self.absent.append(answer.asked)
+            if not answer.asked.staged:  # where it is meant to be only for a while
+                self.absent.append(answer.asked)
         elif isinstance(answer.error, Damaged):
             self.damaged[answer.asked] = answer.error
         elif answer.error is not None:
@@ -134,7 +135,7 @@ class Look:
         trace: Trace | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
-        self.sighting = Sighting(len(sites))
+        self.sighting = Sighting(sum(not site.staged for site in sites))
         self._open_share = partial(
             open_share, object_id=object_id, verify_key=verify_key, needed=needed, with_hashes=with_hashes
         )
@@ -285,21 +286,35 @@ def best_first(sites: Iterable[Site], book: Book, now: float) -> tuple[list[Site
     sites = list(sites)
     known = {site.name: book.of(site.name, now) for site in sites}
 
-    def rank(site: Site) -> tuple[bool, float, float, int]:
+    def rank(site: Site) -> tuple[bool, bool, float, float, int]:
         figures = known[site.name]
-        return figures.resting, site.price, (figures.first_byte or USUAL_FIRST_BYTE) * site.cost, site.number
+        return (
+            site.staged,
+            figures.resting,
+            site.price,
+            (figures.first_byte or USUAL_FIRST_BYTE) * site.cost,
+            site.number,
+        )
 
     return sorted(sites, key=rank), known
 
 
 def is_present(
-    sites: Sequence[Site], object_id: str, verify_key: bytes, *, coding: Coding, stall: float, notes: Notes
+    sites: Sequence[Site],
+    object_id: str,
+    verify_key: bytes,
+    *,
+    coding: Coding,
+    stall: float,
+    notes: Notes,
+    least_needed: int | None = None,
 ) -> bool:
     """True when enough shares that belong together are seen; False only where absence is proved.
 
     Absence is proved when the sites that could not be asked, or whose share does not prove, are too few to
     complete any upload. Raises `Unavailable` naming the stores otherwise. An object with fewer shares than
     `happy`, as an upload that failed leaves it, is in `notes`: it is there, and one loss nearer to its end.
+    `least_needed` is for a grid whose coding was changed: so many shares rebuild what was stored before.
     """
     look = Look(sites, object_id, verify_key, needed=coding.needed, stall=stall)
     sighting = look.wait(lambda seen: bool(seen.decodable()), grace=GRACE)
@@ -309,7 +324,7 @@ def is_present(
         if len(group) < coding.happy and look.is_over and not sighting.silent:
             sighting.note(notes)
         return True
-    if not sighting.could_hide(coding.needed):
+    if not sighting.could_hide(least_needed or coding.needed):
         return False
     seen = Notes()
     sighting.note(seen, missing=False)

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from annex_remote.capability import Capability
@@ -129,6 +129,7 @@ class Upload:
         """See what is there, and send what is missing."""
         made, self._stored = self._stored, set()
         sighting = self._look_and_ask_for_space()
+        self._keep_coding(sighting)
         self._failed.update({site: error for site, error in sighting.silent.items() if site not in made})
         self._fail_where_is_no_room(sighting)
         self._require_happy("" if made else "nothing was changed", {share.site for share in sighting.shares})
@@ -170,6 +171,23 @@ class Upload:
         asking.abandon()
         look.abandon()
         return sighting
+
+    def _keep_coding(self, sighting: Sighting) -> None:
+        """Go on by the coding that an object was stored by before the grid's was changed.
+
+        So its shares still belong together; to code it anew is another work.
+        """
+        group = sighting.decodable()
+        if not group or group[0].header.needed == self.coding.needed:
+            return
+        needed = group[0].header.needed
+        layout = Layout(self._layout.size, needed, self.keys.cipher.overhead)
+        codec = SegmentCodec(self.keys, layout)
+        same = replace(self._header(content_id_of(self.path, codec)), needed=needed)
+        if same == group[0].header:
+            total = max(needed, self.coding.total)
+            self.coding = Coding(needed, min(max(needed, self.coding.happy), total), total)
+            self._layout, self._codec, self._expected = layout, codec, same
 
     def _fail_where_is_no_room(self, sighting: Sighting) -> None:
         """Count stores that say that they have too little room for their shares as failed.
