@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from urllib.parse import urlsplit
 
@@ -22,17 +21,20 @@ from annex_remote.credentials import (
     login_variables,
     store_logins,
 )
-from annex_remote.errors import BadSetting, Denied, SwarmError
-from annex_remote.grid import Found, Grid, Logins, create_stores, read_roster, usual_cost
-from annex_remote.model import Access
+from annex_remote.errors import BadSetting, Denied
+from annex_remote.finding import Finding, Place, whereabouts
+from annex_remote.grid import Grid, Logins, create_stores, usual_cost
 from annex_remote.protocol.jobs import Job
-from annex_remote.roster import WAITING, StoreEntry, first_roster, grid_id, marker_number, roster_serial
+from annex_remote.roster import WAITING, StoreEntry, first_roster, grid_id
 from annex_remote.settings import Settings, check_places, read_settings
 from annex_remote.shares.crypto import Cipher
-from annex_remote.stores import check_address, is_far, open_store
-from annex_remote.transfer.sites import Notes, shares
+from annex_remote.stores import check_address, is_far
+from annex_remote.transfer.sites import Notes, explain, shares
 
 __all__ = ["initialise"]
+
+PATIENCE = 60.0
+"""Seconds that a place gets to tell whether it has a grid, besides what it may be silent for."""
 
 _WAY_IN = (
     "stores= only says where the grid began; its stores are listed, added and moved with: "
@@ -141,31 +143,14 @@ def _found_again(job: Job, settings: Settings, capability: Capability) -> bool:
     The stores may be named in another order or mounted elsewhere than before: their markers tell which is
     which. Raises `BadSetting` if there are traces of the grid, but no roster that proves.
     """
-    identity = grid_id(capability.verify_key)
-    newest: Found | None = None
-    traces = False
-    addresses: dict[int, list[str]] = defaultdict(list)
     logins = _logins(job, settings)
-    for first in settings.stores:
-        store = open_store(first.address, None, Access(logins(first.name), settings.stall))
-        try:
-            names = [name for name, _ in store.list(f"{identity[:2]}/{identity}.")]
-        except SwarmError as error:
-            job.info(f"{first.name}: {error}")
-            continue
-        finally:
-            store.close()
-        numbers = [number for name in names if (number := marker_number(identity, name)) is not None]
-        if len(numbers) == 1:  # several would say that it is several stores: nobody knows which
-            addresses[numbers[0]].append(first.address)
-        for name in names:
-            serial = roster_serial(identity, name)
-            if serial is not None:
-                with suppress(SwarmError):
-                    found = read_roster(store, capability.verify_key, serial)
-                    newest = found if newest is None or found.rank > newest.rank else newest
-        traces = traces or bool(names)
-    if not traces:
+    places = [Place(first.address, first.name) for first in settings.stores]
+    finding = Finding(capability.verify_key, logins, settings.stall, PATIENCE + settings.stall)
+    finding.ask(places)
+    for place, error in finding.failed.items():
+        job.info(f"{place}: {explain(error)}")
+    newest = finding.newest
+    if not any(shown.any for shown in finding.shown.values()):
         return False
     if newest is None:
         raise BadSetting(
@@ -174,8 +159,9 @@ def _found_again(job: Job, settings: Settings, capability: Capability) -> bool:
         )
     grid = Grid(settings, capability.verify_key, capability, found=newest, logins=logins)
     roster = grid.roster
+    addresses = whereabouts(roster, finding.shown)
     for entry in roster.readable:
-        shown = addresses[entry.numbers[0]]
+        shown = addresses.get(entry.name, [])
         if len(shown) == 1 and shown != [entry.address]:
             [address] = shown
             # Not changed by itself: for the other clones it may well be where it was.

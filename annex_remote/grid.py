@@ -472,9 +472,7 @@ def read_roster(store: Store, verify_key: bytes, serial: int) -> Found:
     return Found(roster, sealed)
 
 
-def newest_roster(
-    store: Store, verify_key: bytes, serials: Iterable[int]
-) -> tuple[Found | None, Damaged | None]:
+def newest_roster(store: Store, verify_key: bytes, serials: Iterable[int]) -> tuple[Found | None, Damaged | None]:
     """Return the newest roster of those that a store lists that proves, and why a newer one was refused."""
     refused: Damaged | None = None
     for serial in sorted(serials, reverse=True)[:ROSTERS_READ]:
