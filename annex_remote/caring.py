@@ -9,22 +9,22 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from annex_remote.capability import Capability
-from annex_remote.care.health import Ground
+from annex_remote.care.health import Ground, State
 from annex_remote.care.ledger import Ledger
-from annex_remote.care.plan import Census
+from annex_remote.care.plan import Census, plan_repair
 from annex_remote.care.rebuild import Tally
 from annex_remote.care.survey import Survey, look_at, take_survey
 from annex_remote.care.verify import Proof, Task, prove_shares, slice_of
 from annex_remote.care.work import Work
-from annex_remote.errors import BadSetting, NotFound
+from annex_remote.errors import BadSetting, NotFound, SwarmError
 from annex_remote.grid import Grid
 from annex_remote.limits import parse_size
 from annex_remote.roster import ACTIVE
 from annex_remote.shares.crypto import object_id_of
 from annex_remote.stores.state import state_path
-from annex_remote.transfer.sites import Site, ask_all
+from annex_remote.transfer.sites import Notes, Site, ask_all, explain
 
-__all__ = ["Care", "Sample", "parse_sample"]
+__all__ = ["Care", "Sample", "parse_sample", "remember_damage", "repair_object"]
 
 FEW = 64
 """Objects up to which stores are asked for each of them, instead of being listed."""
@@ -208,3 +208,35 @@ class Care:
         questions = {name: partial(see, name) for name in entries}
         answers = {answer.asked: answer for answer in ask_all(questions, self.grid.settings.stall)}
         return {name: (answers[name].value or 0.0, answers[name].error) for name in entries}
+
+
+def remember_damage(grid: Grid, object_id: str, damaged: Mapping[int, str]) -> None:
+    """Note that shares were seen to be damaged, so that check and repair know it without reading them."""
+    ledger = Ledger(state_path("ledger", grid.id))
+    for number, why in damaged.items():
+        ledger.note_damaged(object_id, number, why)
+    ledger.close()
+
+
+def repair_object(care: Care, key: str, folder: str, notes: Notes) -> list[str]:
+    """Repair the object of a key; return what was made, and leave in `notes` only what is still wrong.
+
+    Never raises for what could not be done.
+    """
+    care.name_all([key])
+    care.only = set(care.names)
+    made = []
+    try:
+        census = care.census(care.survey())
+        for done in care.work(census, Tally(), folder).run(plan_repair(census)):
+            numbers = sorted(done.outcome.made) if done.outcome else []
+            made += [f"share {number} on {census.survey.sites[number].name}" for number in numbers]
+            if done.verdict.state is State.HEALTHY:
+                notes.clear()
+            elif done.error is not None or done.notes:
+                notes.add("repair", explain(done.error) if done.error else "; ".join(done.notes))
+    except SwarmError as error:
+        notes.add("repair", explain(error))
+    finally:
+        care.notes.close()
+    return made

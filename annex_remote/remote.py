@@ -233,6 +233,20 @@ class SwarmRemote:
                 raise
             notes = Notes()
             self._download(job, key, path, notes)
+        if notes.lines and self._settings is not None and self._settings.repair_on_read:
+            self._repair(job, key, notes)
+        else:
+            _tell(job, "whole, but a repair of its shares is due", notes)
+
+    def _repair(self, job: Job, key: str, notes: Notes) -> None:
+        """Make the shares again that a download found missing or damaged, as far as this clone can."""
+        from annex_remote.caring import Care, repair_object
+
+        grid, capability = self._readable(job)
+        care = Care(grid, capability, cancelled=job.cancelled)
+        made = repair_object(care, key, os.path.join(self._git_dir, "annex", "tmp"), notes)
+        if made:
+            job.info(f"repaired: {'; '.join(made)}")
         _tell(job, "whole, but a repair of its shares is due", notes)
 
     def _download(self, job: Job, key: str, path: str, notes: Notes) -> None:
@@ -261,6 +275,10 @@ class SwarmRemote:
         finally:
             self._last_download().keep(trace)
             grid.keep_book()
+            if download.damaged:
+                from annex_remote.caring import remember_damage
+
+                remember_damage(grid, self._object_id(capability, key), download.damaged)
 
     def _last_download(self) -> KeptTrace:
         from annex_remote.records import KeptTrace, trace_path

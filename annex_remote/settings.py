@@ -60,6 +60,12 @@ SETTINGS = (
         "none",
         fixed=False,
     ),
+    Setting(
+        "repair-on-read",
+        "yes: what a download finds missing or damaged is made again at once",
+        "no",
+        fixed=False,
+    ),
     Setting("verify-key", "proves the grid's shares; written by initremote", "made by initremote"),
     Setting("grid", "what the grid was made with; written by initremote", "made by initremote"),
 )
@@ -89,6 +95,7 @@ class Settings:
     download_limit: Limit = NO_LIMIT
     """Of what is read from all stores together, and shared with all of this user's processes."""
     upload_limit: Limit = NO_LIMIT
+    repair_on_read: bool = False
 
     def made_with(self) -> str:
         """Return the text of the setting `grid`: what cannot be changed by editing the configuration."""
@@ -196,6 +203,7 @@ def read_settings(get: Callable[[str], str] | Mapping[str, str]) -> Settings:
         first_names=frozenset(made.rpartition("/")[2].split(",")) if made else frozenset(),
         download_limit=parse_limit("download-limit", ask("download-limit")),
         upload_limit=parse_limit("upload-limit", ask("upload-limit")),
+        repair_on_read=_yes("repair-on-read", ask("repair-on-read")),
     )
     if made:
         settings.check_made_with(made)
@@ -208,6 +216,12 @@ def _number(name: str, text: str, default: int) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 6):
         raise BadSetting(f"{name}={text} is not a whole number")
     return int(text)
+
+
+def _yes(name: str, text: str) -> bool:
+    if text not in ("", "yes", "no"):
+        raise BadSetting(f"{name}={text} is neither yes nor no")
+    return text == "yes"
 
 
 def _seconds(name: str, text: str) -> float:

@@ -70,6 +70,7 @@ class Signature(Auth):
         request.headers.update(headers)
         if payload == IN_CHUNKS:
             request.body = _InChunks(body, signer, headers)  # type: ignore[assignment] # any iterable will do
+            request.headers["Content-Length"] = str(len(request.body))  # type: ignore[arg-type]
         return request
 
 

@@ -54,6 +54,8 @@ class Download:
     clock: Clock = time.monotonic
     book: Book = field(default_factory=Book)
     trace: Trace = field(default_factory=Trace)
+    damaged: dict[int, str] = field(default_factory=dict, init=False)
+    """Shares that were seen to be damaged, by number, and how."""
 
     def run(self) -> None:
         """Fetch the object into `path`, going on from what is there.
@@ -81,6 +83,7 @@ class Download:
             self._rebuild(look)
         finally:
             look.abandon()
+            self.damaged |= {site.number: str(error) for site, error in look.sighting.damaged.items()}
 
     def _rebuild(self, look: Look) -> None:
         group = look.wait(_decodable, grace=GRACE, cancelled=self.cancelled).decodable()
@@ -151,6 +154,8 @@ class _Writing:
         finally:
             os.close(descriptor)
             self._fetch.close()
+            bad = self._fetch.damaged.items()
+            self._download.damaged |= {number: f"{count} of its blocks damaged" for number, count in bad}
 
     def _hasher(self) -> blake3:
         return self._codec.keys.content_hasher(self._layout.size)

@@ -81,6 +81,11 @@ class Notes:
         with self._lock:
             self._lines[store, text] = None
 
+    def clear(self) -> None:
+        """Forget what is not so any more."""
+        with self._lock:
+            self._lines.clear()
+
     @property
     def lines(self) -> list[str]:
         """One line a store and cause, in the order in which they came."""
