@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from annex_remote.model import Coding
+from annex_remote.model import MAX_SHARES, Coding
 from annex_remote.shares.crypto import Cipher
 from annex_remote.shares.format import MAX_TABLE, TABLE_ENTRY, share_length
 from annex_remote.shares.layout import Layout
@@ -74,6 +74,11 @@ class Ground:
         """How many shares rebuild any object, whatever it was coded by."""
         return max(self.coding.needed, *self.earlier, 1)
 
+    @property
+    def least_needed(self) -> int:
+        """How many shares rebuild an object at least, whatever it was coded by."""
+        return min(self.coding.needed, *self.earlier, MAX_SHARES)
+
     def active(self, numbers: Iterable[int]) -> list[int]:
         """Return those of `numbers` whose stores take shares."""
         return [number for number in numbers if self.places[number].active]
@@ -109,6 +114,8 @@ class Verdict:
     """True if all shares are there, and not as well spread as the stores allow."""
     retired: tuple[int, ...] = ()
     """Good shares on stores that take none any more."""
+    least: int = 0
+    """How many shares may do: less than `needed` where it is not certain how the object was coded."""
 
     @property
     def to_repair(self) -> bool:
@@ -120,24 +127,30 @@ def judge(
     sizes: Mapping[int, int],
     *,
     needed: int,
+    least: int | None = None,
     bad: Collection[int] = (),
     silent: Collection[int] = (),
+    beside: Collection[int] = (),
     lengths: Collection[int] | None = None,
 ) -> Verdict:
     """Judge an object that has shares of `sizes` (bytes, by number).
 
-    `bad` are known to be damaged, `silent` may be there or not. `lengths` are those that a share of it can have,
-    if that is known; else the shares tell, by the length that most of them agree on.
+    `bad` are known to be damaged, `silent` may be there or not, `beside` are there under names that are not yet
+    theirs. `lengths` are those that a share of it can have, if that is known; else the shares tell, by the length
+    that most of them agree on. It takes `needed` to be sure that it can be rebuilt, and fewer than `least` to be
+    sure that it cannot.
     """
-    wrong = {number for number, size in sizes.items() if not _fits(size, sizes.values(), lengths)}
-    spoilt = sorted(wrong | (set(bad) & set(sizes)))
+    silent = set(silent) - set(sizes)
+    least = needed if least is None else least
+    fitting = _fitting(sizes.values(), lengths)
+    spoilt = sorted(number for number, size in sizes.items() if number in bad or size not in fitting)
     good = sorted(set(sizes) - set(spoilt))
-    certain = _state(ground, good, spoilt, needed)
-    at_best = _state(ground, [*good, *silent], [], needed) if silent else certain
-    state = certain
-    if certain is State.LOST and (at_best is not State.LOST or len(good) + len(spoilt) + len(silent) >= needed):
-        state = State.UNKNOWN  # there may be more, or a damaged share may have just the blocks that are missing
-    elif certain is not State.HEALTHY and at_best is State.HEALTHY and not spoilt:
+    state = _state(ground, good, spoilt, needed)
+    if state is State.LOST:
+        # There may be more, or a damaged share may have just the blocks that are missing.
+        if len({*sizes, *silent, *beside}) >= least:
+            state = State.UNKNOWN
+    elif state is not State.HEALTHY and _state(ground, [*good, *silent], spoilt, needed) is State.HEALTHY:
         state = State.UNKNOWN
     active = ground.active(good)
     return Verdict(
@@ -150,6 +163,7 @@ def judge(
         ground.margin(good, needed),
         len(active) >= ground.coding.total and ground.margin(active, needed) < ground.best(needed),
         tuple(number for number in good if not ground.places[number].active),
+        least,
     )
 
 
@@ -164,34 +178,41 @@ def _state(ground: Ground, good: Sequence[int], bad: Sequence[int], needed: int)
     return State.DEGRADED if left else State.CRITICAL
 
 
-def _fits(size: int, sizes: Collection[int], lengths: Collection[int] | None) -> bool:
+def _fitting(sizes: Collection[int], lengths: Collection[int] | None) -> Collection[int]:
+    """Return the sizes of shares that can belong together."""
     if lengths is not None:
-        return size in lengths
-    [(usual, _)] = Counter(sizes).most_common(1)
+        return lengths
+
     # The tables of shares that were made later are longer by some entries.
-    return (size - usual) % TABLE_ENTRY == 0 and abs(size - usual) < MAX_TABLE * TABLE_ENTRY
+    def alike(size: int, other: int) -> bool:
+        return (size - other) % TABLE_ENTRY == 0 and abs(size - other) < MAX_TABLE * TABLE_ENTRY
+
+    count = Counter(sizes)
+    groups = ({other for other in count if alike(size, other)} for size in sorted(count))
+    return max(groups, key=lambda group: sum(count[each] for each in group), default=set())
 
 
 def needed_of(
     ground: Ground, cipher: Cipher, key_length: int, size: int | None, sizes: Iterable[int]
-) -> tuple[int, Collection[int] | None]:
-    """Return how many shares rebuild an object of `size` bytes, and the lengths that its shares can have.
+) -> tuple[int, int, Collection[int] | None]:
+    """Return how many shares surely rebuild an object of `size` bytes, how many may do, and how long they can be.
 
     `key_length` is that of the name of its key, in bytes. Objects that were stored before the coding was changed
-    are told by the lengths of their shares, `sizes`. Where the size is not known, neither are the lengths.
+    are told by the lengths of their shares, `sizes`; where these fit more than one coding (an empty object's fit
+    all), each may be the one. Where the size is not known, neither are the lengths.
     """
     if size is None:
-        return ground.most_needed, None
-    best: tuple[int, Collection[int]] | None = None
+        return ground.most_needed, ground.least_needed, None
     there = list(sizes)
-    for needed in dict.fromkeys((ground.coding.needed, *ground.earlier)):
+    fitting: dict[int, list[int]] = {}
+    lengths: dict[int, range] = {}
+    for needed in (ground.coding.needed, *ground.earlier):
         shortest = share_length(Layout(size, needed, cipher.overhead), key_length, 1)
-        lengths = range(shortest, shortest + MAX_TABLE * TABLE_ENTRY, TABLE_ENTRY)
-        fitting = sum(each in lengths for each in there)
-        if best is None or fitting > sum(each in best[1] for each in there):
-            best = needed, lengths
-    assert best is not None
-    return best
+        lengths[needed] = range(shortest, shortest + MAX_TABLE * TABLE_ENTRY, TABLE_ENTRY)
+        fitting[needed] = [each for each in there if each in lengths[needed]]
+    most = max(map(len, fitting.values()))
+    likely = [needed for needed, each in fitting.items() if len(each) == most]
+    return max(likely), min(likely), lengths[max(likely)]
 
 
 def worst_first(verdict: Verdict) -> tuple[int, int]:

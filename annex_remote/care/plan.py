@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from annex_remote.care.health import Ground, State, Verdict, judge, needed_of, worst_first
+from annex_remote.care.health import Ground, Verdict, judge, needed_of, worst_first
 from annex_remote.care.survey import Stray, Survey
 from annex_remote.shares.crypto import Cipher
 from annex_remote.shares.format import Header
@@ -17,12 +17,10 @@ __all__ = ["Census", "Job", "plan_rebalance", "plan_repair", "size_of_key"]
 
 def size_of_key(key: str) -> int | None:
     """Return the size in bytes that the name of a git-annex key tells: ``BACKEND-s123--name``."""
-    for word in key.partition("--")[0].split("-")[1:]:
-        if word[:1] == "S":  # a chunk of a key: its size is not what is stored
-            return None
-        if word[:1] == "s" and word[1:].isdecimal():
-            return int(word[1:])
-    return None
+    words = key.partition("--")[0].split("-")[1:]
+    if any(word[:1] == "S" for word in words):  # a chunk of a key: its size is not what is stored
+        return None
+    return next((int(word[1:]) for word in words if word[:1] == "s" and word[1:].isdecimal()), None)
 
 
 @dataclass
@@ -58,19 +56,21 @@ class Census:
         key = self.names.get(object_id)
         length = len(key.encode("utf-8", "surrogateescape")) if key else 0
         size = size_of_key(key) if key else None
-        needed, lengths = needed_of(self.ground, self.cipher, length, size, sizes.values())
+        needed, least, lengths = needed_of(self.ground, self.cipher, length, size, sizes.values())
         headers = self.headers.get(object_id, {})
         strangers: set[int] = set()
         if headers:
             [(header, _)] = Counter(headers.values()).most_common(1)
-            needed = header.needed
+            needed = least = header.needed
             strangers = {number for number, each in headers.items() if each != header}
         return judge(
             self.ground,
             sizes,
             needed=needed,
+            least=least,
             bad={*self.damaged.get(object_id, ()), *strangers},
             silent=self.survey.silent(sizes) | unread,
+            beside=self.survey.staged.get(object_id, ()),
             lengths=lengths,
         )
 
@@ -126,13 +126,14 @@ def plan_repair(census: Census, only_below: int | None = None) -> list[Job]:
     jobs = []
     for object_id, verdict in census:
         strays = tuple(census.survey.strays.get(object_id, ()))
-        hopeless = len(verdict.good) + len(verdict.bad) < verdict.needed
-        if hopeless or (only_below is not None and verdict.left >= only_below):
+        there = {*verdict.good, *verdict.bad, *census.survey.staged.get(object_id, ())}
+        if len(there) < verdict.least or (only_below is not None and verdict.left >= only_below):
             continue
-        if not (verdict.missing or verdict.bad or strays):
+        free = set(census.ground.active(census.ground.places)) - {*verdict.good, *verdict.silent}
+        makeable = min(verdict.missing, len(free))
+        if not (makeable or verdict.bad or strays):
             continue
-        count = verdict.missing or len(verdict.bad)
-        reads, writes, price = _costs(census, object_id, verdict, count if verdict.missing or verdict.bad else 0)
+        reads, writes, price = _costs(census, object_id, verdict, makeable or len(verdict.bad))
         jobs.append(Job(object_id, verdict, None, verdict.bad, strays, reads, writes, price))
     return sorted(jobs, key=lambda job: (*worst_first(job.verdict), job.object_id))
 
@@ -151,62 +152,86 @@ def plan_rebalance(
     is moved. Adding a store moves nothing by itself: an object that has all its shares well spread stays as it is.
     """
     used = {store: size for store, (_, size) in census.survey.used().items()}
-    over = {store: used[store] - limit for store, limit in most.items() if used.get(store, 0) > limit}
+    stock = _Stock(free, most, used)
     jobs = []
     for object_id, verdict in census:
-        if verdict.left < 0 or verdict.state is State.LOST:
+        if verdict.left < 0:
             continue
-        moves = _Moves(census, object_id, verdict, free, over)
+        moves = _Moves(census, object_id, verdict, stock)
         if only_from is None:
             moves.complete()
             moves.spread()
             moves.relieve()
         moves.leave(only_from)
         if moves.add or moves.drop:
+            stock.take([census.ground.places[number].store for number in moves.add], census.share_size(object_id))
             reads, writes, price = _costs(census, object_id, verdict, len(moves.add))
             add, drop = tuple(sorted(moves.add)), tuple(sorted(moves.drop))
             jobs.append(Job(object_id, verdict, add, drop, (), reads, writes, price))
     return jobs
 
 
+class _Stock:
+    """What the stores have room for, and which have too much, while all moves are thought out."""
+
+    def __init__(self, free: Mapping[str, int], most: Mapping[str, int], used: Mapping[str, int]) -> None:
+        left = {store: limit - used.get(store, 0) for store, limit in most.items()}
+        self.over = {store: -room for store, room in left.items() if room < 0}
+        """By how many bytes; a store that had too much stays here, and gets nothing."""
+        self.room = dict(free)
+        for store, room in left.items():
+            self.room[store] = max(0, min(room, self.room.get(store, room)))
+
+    def has_room(self, store: str, size: int) -> bool:
+        return store not in self.over and self.room.get(store, size) >= size
+
+    def take(self, stores: Iterable[str], size: int) -> None:
+        """Stores get a share of this size each."""
+        for store in stores:
+            if store in self.room:
+                self.room[store] -= size
+
+
 class _Moves:
     """The moves of one object while they are thought out."""
 
-    def __init__(
-        self, census: Census, object_id: str, verdict: Verdict, free: Mapping[str, int], over: dict[str, int]
-    ) -> None:
+    def __init__(self, census: Census, object_id: str, verdict: Verdict, stock: _Stock) -> None:
         self._ground: Ground = census.ground
         self._object_id = object_id
         self._verdict = verdict
-        self._free = free
-        self._over = over
+        self._stock = stock
+        self._sizes = census.survey.shares(object_id)
         self._size = census.share_size(object_id)
-        self.here = set(verdict.good)
+        self._silent = set(verdict.silent)
+        self.here = {*verdict.good, *verdict.silent}
         """Where shares are, after the moves so far; what is silent is taken to be there."""
-        self.here |= set(verdict.silent)
         self.add: set[int] = set()
         self.drop: set[int] = set()
 
     def _candidates(self, but: Collection[str]) -> list[Candidate]:
-        places = self._ground.places.values()
+        added = Counter(self._ground.places[number].store for number in self.add)
         return [
             self._candidate(each.number)
-            for each in places
+            for each in self._ground.places.values()
             if each.active
             and each.number not in self.here
             and each.number not in self._verdict.bad
-            and each.store not in self._over
-            and self._free.get(each.store, self._size) >= self._size
             and each.zone not in but
+            and self._stock.has_room(each.store, self._size * (1 + added[each.store]))
         ]
 
     def _candidate(self, number: int) -> Candidate:
         where = self._ground.places[number]
-        return Candidate(number, where.store, where.zone, self._free.get(where.store))
+        return Candidate(number, where.store, where.zone, self._stock.room.get(where.store))
 
     def _best(self, count: int, beside: Iterable[int], but: Collection[str] = ()) -> list[int]:
         others = [self._candidate(number) for number in sorted(beside)]
         return place(self._object_id, self._candidates(but), count, self._size, others) if count > 0 else []
+
+    def _bears(self, numbers: set[int]) -> tuple[int, int]:
+        """Return how many places can be lost of shares in these: for certain, and if what is silent is there."""
+        needed = self._verdict.needed
+        return self._ground.margin(numbers - self._silent, needed), self._ground.margin(numbers, needed)
 
     def _move(self, source: int | None, target: int) -> None:
         self.add.add(target)
@@ -221,6 +246,9 @@ class _Moves:
         else:
             self.drop.add(number)
 
+    def _state(self) -> tuple[set[int], set[int], set[int]]:
+        return set(self.here), set(self.add), set(self.drop)
+
     def complete(self) -> None:
         """Make all shares that are missing on stores that take some."""
         active = self._ground.active(self.here)
@@ -228,42 +256,50 @@ class _Moves:
             self._move(None, number)
 
     def spread(self) -> None:
-        """Move shares out of crowded places as long as that makes the object bear more."""
+        """Move shares out of crowded places as far as that makes the object bear more.
+
+        Not where something is silent: it is not known then what is crowded.
+        """
+        if self._silent:
+            return
         needed = self._verdict.needed
-        for _ in range(len(self.here)):
+        best = bears = self._ground.margin(self._ground.active(self.here), needed)
+        worth = self._state()
+        while bears < self._ground.best(needed):
             active = self._ground.active(self.here)
-            margin = self._ground.margin(active, needed)
-            if margin >= self._ground.best(needed):
-                return
             crowd = Counter(self._ground.places[number].zone for number in active)
-            crowded, most = crowd.most_common(1)[0] if crowd else ("", 0)
-            movable = [each for each in active if self._ground.places[each].zone == crowded]
-            movable = [each for each in movable if each not in self._verdict.silent]
-            full = {zone for zone, count in crowd.items() if count >= most - 1}
-            targets = self._best(1, active, full)
-            if not targets or not movable:
-                return
-            self._move(max(movable), targets[0])
+            most = max(crowd.values(), default=0)
+            targets = self._best(1, active, {zone for zone, count in crowd.items() if count >= most - 1})
+            if not targets:
+                break
+            self._move(max(each for each in active if crowd[self._ground.places[each].zone] == most), targets[0])
+            bears = self._ground.margin(self._ground.active(self.here), needed)
+            if bears > best:
+                best, worth = bears, self._state()
+        self.here, self.add, self.drop = worth  # one place less crowded than others may not be worth anything
 
     def relieve(self) -> None:
         """Move shares off stores that have more than they may keep."""
-        for number in self._ground.active(self.here & set(self._verdict.good)):
+        for number in sorted(self._ground.active(self.here & set(self._verdict.good))):
             store = self._ground.places[number].store
-            if self._over.get(store, 0) <= 0:
+            if self._stock.over.get(store, 0) <= 0:
                 continue
-            needed, rest = self._verdict.needed, self.here - {number}
+            rest = self.here - {number}
             for target in self._best(1, self._ground.active(rest)):
-                before, after = self.here, rest | {target}
-                if self._ground.margin(after, needed) >= self._ground.margin(before, needed):
+                bore, bears = self._bears(self.here), self._bears({*rest, target})
+                if all(after >= before for before, after in zip(bore, bears, strict=True)):
                     self._move(number, target)
-                    self._over[store] -= self._size
+                    self._stock.over[store] -= self._sizes[number]
 
     def leave(self, only_from: Collection[str] | None) -> None:
         """Take shares off stores that are retired, each for one that is made elsewhere."""
-        total = self._ground.coding.total
+        needed, total = self._verdict.needed, self._ground.coding.total
+        # A retired store may have given it more than the others can.
+        wanted = min(self._ground.margin(self._verdict.good, needed), self._ground.best(needed))
         for number in self._verdict.retired:
             if only_from is not None and self._ground.places[number].store not in only_from:
                 continue
+            before = self._state()
             active = self._ground.active(self.here)
             if len(active) < total:
                 targets = self._best(1, active)
@@ -271,3 +307,6 @@ class _Moves:
                     continue  # nobody takes it: it stays where it is
                 self._move(None, targets[0])
             self._gone(number)
+            certain, _ = self._bears(self.here)
+            if certain < wanted:  # what makes up for it is silent, or crowded
+                self.here, self.add, self.drop = before
