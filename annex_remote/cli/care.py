@@ -142,6 +142,10 @@ class Tidings:
 _ORDER = {State.LOST: 0, State.CRITICAL: 1, State.DEGRADED: 2, State.UNKNOWN: 3, State.HEALTHY: 4}
 
 
+Advice = Callable[[str, Care, Census, Tidings], Iterable[str]]
+"""Says what to do next."""
+
+
 def cared_for(remote: str, words: Sequence[str] = (), *, limit_rate: str | None = None) -> tuple[Care, Consulted]:
     """Return a grid with what git-annex knows of it; `words` are what a person has asked about."""
     told = consult(remote)
@@ -252,7 +256,7 @@ def check(
     proofs: list[Proof] = []
     unfinished = ""
     if verify:
-        proofs, unfinished = _verify(care, census, part, deadline, most, max_cost, quiet or as_json)
+        proofs, unfinished = verify_shares(care, census, part, deadline, most, max_cost, quiet or as_json)
     care.notes.forget_objects(
         lambda object_id: object_id in survey or bool(survey.failed) or care.only is not None
     )
@@ -260,13 +264,13 @@ def check(
     tidings.take(census)
     care.notes.close()
     if as_json:
-        _print_json(care, census, tidings, proofs, unfinished)
+        print_json(care, census, tidings, proofs, unfinished)
     elif not (quiet and tidings.exit_status == 0 and not unfinished):
-        _print_check(remote, care, census, tidings, proofs, unfinished)
+        print_check(remote, care, census, tidings, proofs, unfinished)
     sys.exit(tidings.exit_status)
 
 
-def _verify(
+def verify_shares(
     care: Care,
     census: Census,
     sample: Sample,
@@ -313,8 +317,14 @@ def _verify(
     return found, ""
 
 
-def _print_check(
-    remote: str, care: Care, census: Census, tidings: Tidings, proofs: Sequence[Proof], unfinished: str
+def print_check(
+    remote: str,
+    care: Care,
+    census: Census,
+    tidings: Tidings,
+    proofs: Sequence[Proof],
+    unfinished: str,
+    advise: Advice | None = None,
 ) -> None:
     for name, error in care_failures(census.survey):
         err.print(f"{name}: could not be asked: {explain(error)}", markup=False)
@@ -334,10 +344,10 @@ def _print_check(
         site = census.survey.sites[proof.task.number]
         what = census.names.get(proof.task.object_id, proof.task.object_id)
         out.print(f"{site.name}: share {proof.task.number} of {what}: {proof}", markup=False)
-    out.print(_summary(care, census, tidings))
+    out.print(summary(care, census, tidings))
     if unfinished:
         out.print(f"not finished: {unfinished}")
-    for line in advice(remote, care, census, tidings):
+    for line in (advise or advice)(remote, care, census, tidings):
         out.print(line, markup=False)
 
 
@@ -373,7 +383,7 @@ def wrong_with(census: Census, object_id: str, verdict: Verdict) -> str:
     return "; ".join(words)
 
 
-def _summary(care: Care, census: Census, tidings: Tidings) -> Text:
+def summary(care: Care, census: Census, tidings: Tidings) -> Text:
     parts: list[tuple[str, str] | str] = []
     for state in (State.HEALTHY, State.DEGRADED, State.CRITICAL, State.LOST, State.UNKNOWN):
         count = tidings.states[state]
@@ -415,7 +425,7 @@ def advice(remote: str, care: Care, census: Census, tidings: Tidings) -> Iterato
         yield f"{count:,} left over, of removals or uploads that broke off: {program} gc {remote}"
 
 
-def _print_json(care: Care, census: Census, tidings: Tidings, proofs: Sequence[Proof], unfinished: str) -> None:
+def print_json(care: Care, census: Census, tidings: Tidings, proofs: Sequence[Proof], unfinished: str) -> None:
     for name, (count, size) in census.survey.used().items():
         error = census.survey.failed.get(name)
         said = {
@@ -605,7 +615,7 @@ def _carry_out(
             deadline,
             quiet or as_json,
             _folder(told),
-            partial(_told, census, as_json=as_json, quiet=quiet),
+            partial(tell_done, census, as_json=as_json, quiet=quiet),
         )
         if not (as_json or quiet) or (jobs and not as_json):
             left = len(jobs) - done
@@ -618,7 +628,7 @@ def _carry_out(
     if as_json:
         click.echo(json.dumps({"type": "summary", **{state.value: tidings.states[state] for state in State}}))
     elif not quiet or tidings.exit_status:
-        out.print(_summary(care, census, tidings))
+        out.print(summary(care, census, tidings))
         for line in advice(remote, care, census, tidings):
             out.print(line, markup=False)
     sys.exit(tidings.exit_status)
@@ -647,7 +657,7 @@ def carry_out(
     return count
 
 
-def _told(census: Census, done: Done, as_json: bool, quiet: bool) -> None:
+def tell_done(census: Census, done: Done, as_json: bool, quiet: bool) -> None:
     name = census.names.get(done.job.object_id, done.job.object_id)
     if as_json:
         made = done.outcome.made if done.outcome else {}
@@ -751,7 +761,7 @@ def retire(
         Deadline.of(time_limit),
         False,
         _folder(told),
-        partial(_told, census, as_json=False, quiet=False),
+        partial(tell_done, census, as_json=False, quiet=False),
     )
     care.notes.close()
     left, size = census.survey.used().get(store, (0, 0))
@@ -873,7 +883,7 @@ def _print_status(
             Text(_percent(proved.get(entry.name, 0), count)),
         )
     out.print(table)
-    out.print(_summary(care, census, tidings))
+    out.print(summary(care, census, tidings))
     total = sum(tidings.states.values())
     for lost in range(1, max(care.ground.best(care.ground.coding.needed), 0) + 1):
         bear = sum(count for left, count in tidings.bears.items() if left >= lost)
