@@ -177,13 +177,13 @@ class _Stock:
     def __init__(self, free: Mapping[str, int], most: Mapping[str, int], used: Mapping[str, int]) -> None:
         left = {store: limit - used.get(store, 0) for store, limit in most.items()}
         self.over = {store: -room for store, room in left.items() if room < 0}
-        """By how many bytes; a store that had too much stays here, and gets nothing."""
+        """By how many bytes."""
         self.room = dict(free)
         for store, room in left.items():
             self.room[store] = max(0, min(room, self.room.get(store, room)))
 
     def has_room(self, store: str, size: int) -> bool:
-        return store not in self.over and self.room.get(store, size) >= size
+        return self.room.get(store, size) >= size
 
     def take(self, stores: Iterable[str], size: int) -> None:
         """Stores get a share of this size each."""
@@ -224,9 +224,10 @@ class _Moves:
         where = self._ground.places[number]
         return Candidate(number, where.store, where.zone, self._stock.room.get(where.store))
 
-    def _best(self, count: int, beside: Iterable[int], but: Collection[str] = ()) -> list[int]:
+    def _best(self, beside: Iterable[int], but: Collection[str] = ()) -> list[int]:
+        """Return the best place for one more share, if there is any."""
         others = [self._candidate(number) for number in sorted(beside)]
-        return place(self._object_id, self._candidates(but), count, self._size, others) if count > 0 else []
+        return place(self._object_id, self._candidates(but), 1, self._size, others)
 
     def _bears(self, numbers: set[int]) -> tuple[int, int]:
         """Return how many places can be lost of shares in these: for certain, and if what is silent is there."""
@@ -251,9 +252,9 @@ class _Moves:
 
     def complete(self) -> None:
         """Make all shares that are missing on stores that take some."""
-        active = self._ground.active(self.here)
-        for number in self._best(self._ground.coding.total - len(active), active):
-            self._move(None, number)
+        for _ in range(self._ground.coding.total - len(self._ground.active(self.here))):
+            for number in self._best(self._ground.active(self.here)):
+                self._move(None, number)
 
     def spread(self) -> None:
         """Move shares out of crowded places as far as that makes the object bear more.
@@ -269,7 +270,7 @@ class _Moves:
             active = self._ground.active(self.here)
             crowd = Counter(self._ground.places[number].zone for number in active)
             most = max(crowd.values(), default=0)
-            targets = self._best(1, active, {zone for zone, count in crowd.items() if count >= most - 1})
+            targets = self._best(active, {zone for zone, count in crowd.items() if count >= most - 1})
             if not targets:
                 break
             self._move(max(each for each in active if crowd[self._ground.places[each].zone] == most), targets[0])
@@ -285,7 +286,7 @@ class _Moves:
             if self._stock.over.get(store, 0) <= 0:
                 continue
             rest = self.here - {number}
-            for target in self._best(1, self._ground.active(rest)):
+            for target in self._best(self._ground.active(rest)):
                 bore, bears = self._bears(self.here), self._bears({*rest, target})
                 if all(after >= before for before, after in zip(bore, bears, strict=True)):
                     self._move(number, target)
@@ -302,7 +303,7 @@ class _Moves:
             before = self._state()
             active = self._ground.active(self.here)
             if len(active) < total:
-                targets = self._best(1, active)
+                targets = self._best(active)
                 if not targets:
                     continue  # nobody takes it: it stays where it is
                 self._move(None, targets[0])

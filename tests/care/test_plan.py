@@ -250,6 +250,28 @@ def test_relief_does_not_crowd_others() -> None:
     assert rebalance(census, most={"store4": 0}) == []
 
 
+def test_two_shares_of_an_object_take_twice_the_room() -> None:
+    places = [*sites(3), site(3, "new"), site(4, "new")]
+    [job] = rebalance(census_of(places, CODING, {A: have(0, 1, 2)}), free={"new": 2 * SIZE - 1})
+    assert len(job.add or ()) == 1
+
+
+def test_nothing_is_moved_to_where_a_damaged_share_is() -> None:
+    """It is made anew there by a repair."""
+    census = census_of(sites(5), CODING, {A: have(0, 1, 2, 3, 4)})
+    census.note_damaged(A, 4, "a block")
+    assert rebalance(census) == []
+    assert [job.drop for job in plan_repair(census)] == [(4,)]
+
+
+def test_nothing_is_spread_while_something_is_silent() -> None:
+    """The silent store may be where the crowd is, or have its share already."""
+    places = [site(0, "a"), site(1, "a"), site(2, "b"), site(3, "c"), site(4, "d")]
+    assert rebalance(census_of(places, Coding(2, 3, 4), {A: have(0, 1, 2)}, failed=["c"])) == []
+    whole = census_of(places, Coding(2, 3, 4), {A: have(0, 1, 2, 3)})
+    assert rebalance(whole) != []
+
+
 def test_what_is_lost_is_not_moved() -> None:
     places = [*sites(4), site(4, "old", takes_shares=False)]
     assert rebalance(census_of(places, CODING, {A: have(0, 4)})) == []
