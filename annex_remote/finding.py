@@ -5,18 +5,28 @@ Its stores may be mounted elsewhere than the roster says: their markers tell whi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
-from annex_remote.errors import SwarmError
-from annex_remote.grid import Found, Logins, StoreOpener, newest_roster
+from annex_remote.capability import Capability
+from annex_remote.credentials import environment_login
+from annex_remote.errors import BadSetting, Damaged, SwarmError
+from annex_remote.grid import Found, Grid, Logins, StoreOpener, newest_roster, wants_login
 from annex_remote.model import Access, Store
-from annex_remote.roster import Roster, grid_id, marker_number, roster_serial
-from annex_remote.stores import open_store
-from annex_remote.transfer.sites import ask_all
+from annex_remote.overrides import Overrides
+from annex_remote.roster import GONE, RETIRED, Roster, grid_id, marker_number, roster_serial
+from annex_remote.settings import DEFAULT_STALL, FirstStore, Settings
+from annex_remote.stores import check_address, open_store
+from annex_remote.transfer.sites import ask_all, explain
 
-__all__ = ["Finding", "Place", "Shown", "whereabouts"]
+__all__ = ["WAIT", "Finding", "Place", "Reopened", "Shown", "read_places", "reopen", "whereabouts"]
+
+WAIT = 60.0
+"""Seconds that a place gets to show what it has of a grid, besides what it may be silent for."""
+
+_NAMED = re.compile(r"([a-z0-9][a-z0-9-]{0,31})=(.*)\Z", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +97,15 @@ class Finding:
         while self.newest is not None:
             roster = self.newest.roster
             seen = whereabouts(roster, self.shown)
-            fitting = {place.address for place in self.shown}
+            done = {place.address for place in asked}
+            silent = {place.address for place in self.failed}
             more = [
                 place
                 for entry in roster.readable
                 for place in [Place(entry.address, entry.name)]
-                if place not in asked and entry.name not in seen and entry.address not in fitting
+                if place not in asked and entry.name not in seen
+                # With a login, one that did not answer without may do so.
+                if entry.address not in done or (entry.address in silent and self.logins(entry.name))
             ]
             if not more:
                 return
@@ -133,3 +146,121 @@ def whereabouts(roster: Roster, shown: Mapping[Place, Shown]) -> dict[str, list[
             if place.address not in addresses:
                 addresses.append(place.address)
     return found
+
+
+def read_places(words: Sequence[str]) -> list[Place]:
+    """Read ``ADDRESS``, or ``NAME=ADDRESS`` where a login is needed; raises `BadSetting`."""
+    places = []
+    for word in words:
+        named = _NAMED.match(word)
+        name, address = (named[1], named[2]) if named else ("", word)
+        places.append(Place(check_address(address), name))
+    return places
+
+
+@dataclass
+class Reopened:
+    """A grid that was found again, and what a person should know of that, a line each."""
+
+    grid: Grid
+    notes: list[str]
+
+
+def reopen(
+    capability: Capability,
+    places: Sequence[Place],
+    *,
+    take_back: bool = False,
+    logins: Logins = environment_login,
+    stall: float = DEFAULT_STALL,
+    opener: StoreOpener = open_store,
+) -> Reopened:
+    """Find the newest roster of the capability's grid, and its stores wherever their markers are.
+
+    With `take_back`, a store that is gone by the roster is read all the same if one of `places` is that store.
+    Nothing is put on any store. Raises `BadSetting` if no roster is found.
+    """
+    finding = Finding(capability.verify_key, logins, stall, WAIT + stall, opener)
+    finding.ask_all_known(places)
+    if finding.newest is None:
+        raise BadSetting(_not_found(finding, places))
+    roster = finding.newest.roster
+    where = whereabouts(roster, finding.shown)
+    notes = _said_of(finding, places, where)
+    gone = {entry.name for entry in roster.stores if entry.state == GONE and entry.name in where}
+    if take_back:
+        roster, refused = _taken_back(roster, {name: where[name][0] for name in gone})
+        notes += [f"{name} is gone by the list of stores, and is read all the same" for name in gone - refused]
+    moved = {name: {"address": addresses[0]} for name, addresses in where.items()}
+    entries = [(entry, moved.get(entry.name, {}).get("address", entry.address)) for entry in roster.readable]
+    settings = Settings(
+        stores=tuple(FirstStore(entry.name, address, len(entry.numbers)) for entry, address in entries),
+        coding=roster.coding,
+        cipher=roster.cipher,
+        stall=stall,
+        verify_key=capability.verify_key,
+    )
+    grid = Grid(
+        settings,
+        capability.verify_key,
+        capability,
+        overrides=Overrides(moved),
+        found=replace(finding.newest, roster=roster),
+        logins=logins,
+        opener=opener,
+    )
+    return Reopened(grid, notes)
+
+
+def _taken_back(roster: Roster, addresses: dict[str, str]) -> tuple[Roster, set[str]]:
+    """Return the roster with stores that are gone as ones that are read; and those with whom it cannot be."""
+    refused = set()
+    for name, address in addresses.items():
+        entries = [
+            replace(entry, state=RETIRED, address=address) if entry.name == name else entry
+            for entry in roster.stores
+        ]
+        try:
+            roster = replace(roster, stores=tuple(entries))
+        except Damaged:  # another store has this address by the roster
+            refused.add(name)
+    return roster, refused
+
+
+def _not_found(finding: Finding, places: Sequence[Place]) -> str:
+    words = []
+    for place in places:
+        if place in finding.failed:
+            error = finding.failed[place]
+            hint = "" if place.name or not wants_login(error) else "; write NAME=ADDRESS for a login: see --help"
+            words.append(f"{place}: {explain(error)}{hint}")
+            continue
+        shown = finding.shown[place]
+        nothing = "it has a grid's marker only" if shown.any else "nothing of this grid is there"
+        words.append(f"{place}: {explain(shown.refused) if shown.refused else nothing}")
+    return (
+        "no list of stores of this capability's grid was found: it may be the capability of another grid, or "
+        f"these may be the wrong places, or not mounted: {'; '.join(words)}"
+    )
+
+
+def _said_of(finding: Finding, places: Sequence[Place], where: dict[str, list[str]]) -> list[str]:
+    """Return what is odd about the places that a person has named."""
+    notes = []
+    for place in dict.fromkeys(places):
+        if place in finding.failed:
+            if place.address not in {each.address for each in finding.shown}:
+                notes.append(f"{place}: {explain(finding.failed[place])}")
+            continue
+        shown = finding.shown[place]
+        if shown.refused is not None:
+            notes.append(f"{place}: a list of stores is refused: {explain(shown.refused)}")
+        if len(shown.numbers) > 1:
+            notes.append(f"{place}: it has the markers of several stores, so it is not clear which one it is")
+        elif not shown.numbers:
+            what = "no marker, so it is not clear which store it is" if shown.any else "nothing of this grid"
+            notes.append(f"{place}: it has {what}")
+    for name, addresses in where.items():
+        if len(addresses) > 1:
+            notes.append(f"{name}: it is at {' and at '.join(addresses)}; the first one is used")
+    return notes

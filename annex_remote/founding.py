@@ -22,7 +22,7 @@ from annex_remote.credentials import (
     store_logins,
 )
 from annex_remote.errors import BadSetting, Denied
-from annex_remote.finding import Finding, Place, whereabouts
+from annex_remote.finding import WAIT, Finding, Place, whereabouts
 from annex_remote.grid import Grid, Logins, create_stores, usual_cost
 from annex_remote.protocol.jobs import Job
 from annex_remote.roster import WAITING, StoreEntry, first_roster, grid_id
@@ -32,9 +32,6 @@ from annex_remote.stores import check_address, is_far
 from annex_remote.transfer.sites import Notes, explain, shares
 
 __all__ = ["initialise"]
-
-PATIENCE = 60.0
-"""Seconds that a place gets to tell whether it has a grid, besides what it may be silent for."""
 
 _WAY_IN = (
     "stores= only says where the grid began; its stores are listed, added and moved with: "
@@ -145,7 +142,7 @@ def _found_again(job: Job, settings: Settings, capability: Capability) -> bool:
     """
     logins = _logins(job, settings)
     places = [Place(first.address, first.name) for first in settings.stores]
-    finding = Finding(capability.verify_key, logins, settings.stall, PATIENCE + settings.stall)
+    finding = Finding(capability.verify_key, logins, settings.stall, WAIT + settings.stall)
     finding.ask(places)
     for place, error in finding.failed.items():
         job.info(f"{place}: {explain(error)}")
