@@ -33,6 +33,8 @@ MEASUREMENTS = (
     "stores",
     "mixed",
     "limits",
+    "census",
+    "years",
 )
 QUICK = {
     "startup": ["--runs", "5"],
@@ -44,6 +46,8 @@ QUICK = {
     "stores": ["--size", "16M", "--rounds", "1", "--memory", "64M"],
     "mixed": ["--quick"],
     "limits": ["--seconds", "2"],
+    "census": ["--objects", "4000"],
+    "years": ["--seeds", "2", "--days", "100"],
 }
 PACKAGES = ("zfec", "pynacl", "blake3", "git-annex")
 

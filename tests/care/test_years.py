@@ -1,4 +1,4 @@
-"""Years of failures, with the real planners and the real code: what is said is so, and nothing is lost needlessly."""
+"""Years of failures, with the real planners and code: what is said is so, and nothing is lost needlessly."""
 
 from __future__ import annotations
 

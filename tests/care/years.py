@@ -1,4 +1,4 @@
-"""Years of a grid in virtual time: stores fail, rot and go away for a while; the real planners and the real code care.
+"""Years of a grid in virtual time: stores fail, rot and go away; the real planners and the real code care for it.
 
 What is known to be true is read from the memory of the stores, past all faults. So every word that is said of an
 object can be held against it.
@@ -22,6 +22,8 @@ from annex_remote.care.verify import Task, prove_share, prove_shares, slice_of
 from annex_remote.care.work import Work
 from annex_remote.errors import NotFound, Unavailable
 from annex_remote.model import Coding, ShareName
+from annex_remote.shares.crypto import Cipher
+from annex_remote.shares.layout import SEGMENT_SIZE
 from annex_remote.transfer.sites import Site
 from tests.fakes import Failing, MemoryStore
 from tests.shares import builder
@@ -77,7 +79,7 @@ class Years:
         self.object_ids: list[str] = []
         self.stored = 0
         for index in range(self.count):
-            size = self.chance.choice([0, 1, 3000, 20_000, builder.SEGMENT_SIZE + 5])
+            size = self.chance.choice([0, 1, 3000, 20_000, SEGMENT_SIZE + 5])
             upload = builder.upload(
                 self.chance.randbytes(size),
                 self.coding.needed,
@@ -162,7 +164,7 @@ class Years:
         survey = take_survey(sites, GRID, stall=STALL, cancelled=threading.Event())
         survey.know(self.object_ids)
         ground = Ground(sites, self.coding)
-        return Census(survey, ground, builder.Cipher.AEGIS256, damaged=self.ledger.damaged())
+        return Census(survey, ground, Cipher.AEGIS256, damaged=self.ledger.damaged())
 
     def verify(self, census: Census, tasks: list[Task]) -> set[str]:
         """Prove shares; return the objects all of whose listed shares were."""
@@ -212,7 +214,8 @@ class Years:
                 )
 
     def _repair(self, census: Census) -> None:
-        for plan in (lambda: plan_repair(census), lambda: plan_rebalance(census, free={}, most={})):
+        for is_repair in (True, False):
+            jobs = plan_repair(census) if is_repair else plan_rebalance(census, free={}, most={})
             work = Work(
                 census,
                 builder.FULL.verify_key,
@@ -224,7 +227,7 @@ class Years:
                 folder=str(self.folder),
                 at_once=1,
             )
-            for done in work.run(plan()):
+            for done in work.run(jobs):
                 object_id = done.job.object_id
                 good = self.truly_good(object_id)
                 made = done.outcome.made if done.outcome else {}
