@@ -10,10 +10,30 @@ from dataclasses import dataclass, field
 
 from annex_remote.errors import BadSetting, SwarmError
 
-__all__ = ["KEY", "Asked", "files_of", "is_stored_by_name", "keys_in", "looked_up"]
+__all__ = [
+    "KEY",
+    "Asked",
+    "files_of",
+    "is_encrypted",
+    "is_stored_by_name",
+    "keys_in",
+    "keys_known",
+    "keys_over",
+    "keys_somewhere",
+    "looked_up",
+]
 
 KEY = re.compile(r"[A-Z0-9_]+(-[a-zA-Z][0-9]+)*--\S+\Z")
 """The form of a git-annex key."""
+
+
+_MERGED = ("-c", "annex.merge-annex-branches=true")
+"""Has git-annex take in what was fetched of other clones; `git annex merge` would change the work tree as well."""
+
+
+def is_encrypted(config: Mapping[str, str]) -> bool:
+    """True if git-annex encrypts what it stores in a remote of this configuration, names included."""
+    return config.get("encryption", "none") not in ("", "none")
 
 
 def is_stored_by_name(config: Mapping[str, str]) -> bool:
@@ -21,16 +41,63 @@ def is_stored_by_name(config: Mapping[str, str]) -> bool:
 
     git-annex's own encryption, and its chunks, give them others.
     """
-    return config.get("encryption", "none") in ("", "none") and config.get("chunk", "0") in ("", "0")
+    return not is_encrypted(config) and config.get("chunk", "0") in ("", "0")
 
 
 def keys_in(remote: str) -> Iterator[str]:
     """Yield the keys that are in `remote`, as the git-annex branch has it: of all clones that are known.
 
-    Raises `SwarmError` if git-annex does not come to the end of them: a list that is too short must not be
-    believed.
+    `remote` is its name or its UUID. Raises `SwarmError` if git-annex does not come to the end of them: a list
+    that is too short must not be believed.
     """
-    yield from _lines(["findkeys", f"--in={remote}"], b"\n")
+    yield from _lines(["findkeys", f"--in={remote}"], b"\n", _MERGED)
+
+
+def keys_known() -> Iterator[str]:
+    """Yield all keys that the git-annex branch tells anything of, wherever they are; raises `SwarmError`."""
+    yield from _lines(["findkeys", "--anything"], b"\n", _MERGED)
+
+
+def keys_somewhere() -> Iterator[str]:
+    """Yield all keys of which there is a copy somewhere, by the git-annex branch; raises `SwarmError`."""
+    yield from _lines(["findkeys", "--copies=1"], b"\n", _MERGED)
+
+
+def keys_over(remote: str, verify_key: bytes) -> Iterator[str]:
+    """Yield the keys that are in `remote`, and in every other remote over the same grid that is recorded here.
+
+    There may be several: one made anew by the grid's capability, or under another name (--sameas). Which of them
+    were verified does not matter to who only looks for what is wanted. Raises `SwarmError`; `BadSetting` if
+    git-annex encrypts what it stores in one of them.
+    """
+    yield from keys_in(remote)
+    own = _git("config", "--get", f"remote.{remote}.annex-uuid").strip()
+    others: dict[str, None] = {}
+    for line in _git("cat-file", "blob", "git-annex:remote.log").splitlines():  # merged just now
+        uuid, *words = line.split(" ")
+        config = dict(word.partition("=")[::2] for word in words)
+        if config.get("verify-key") != verify_key.hex():
+            continue
+        if is_encrypted(config):
+            raise BadSetting(
+                f"git-annex encrypts what it stores in the remote {config.get('name', uuid)}: the names there do "
+                "not tell what is wanted"
+            )
+        others[config.get("sameas-uuid", uuid)] = None
+    for uuid in others:
+        if uuid != own:
+            yield from keys_in(uuid)
+
+
+def _git(*arguments: str) -> str:
+    try:
+        shown = subprocess.run(["git", *arguments], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    except OSError as error:
+        raise SwarmError(f"git could not be run: {error.strerror}") from error
+    if shown.returncode:
+        said = shown.stderr.decode(errors="replace").strip()
+        raise SwarmError(f"git {' '.join(arguments)} failed: {said or shown.returncode}")
+    return shown.stdout.decode("utf-8", "surrogateescape")
 
 
 @dataclass
@@ -88,10 +155,10 @@ def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield key, next(words, "")
 
 
-def _lines(arguments: Sequence[str], end: bytes) -> Iterator[str]:
+def _lines(arguments: Sequence[str], end: bytes, options: Sequence[str] = ()) -> Iterator[str]:
     try:
         process = subprocess.Popen(
-            ["git", "annex", *arguments],
+            ["git", *options, "annex", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -1,1 +1,253 @@
-"""Not there yet."""
+"""Collecting what nobody wants: the stores are listed first, and git-annex is asked after that.
+
+So whatever was stored and recorded meanwhile is on the keep-list. Right before something goes, git-annex and the
+stores are asked again. What is taken away in part is taken away wholly by the next run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeVar
+
+from annex_remote.care.garbage import (
+    Item,
+    KeepList,
+    Knowledge,
+    Leftover,
+    Plan,
+    Why,
+    chunks_of,
+    is_of_git,
+    items_of,
+    left_over,
+    parent_of,
+    too_young,
+)
+from annex_remote.care.survey import Survey
+from annex_remote.care.work import in_parallel
+from annex_remote.caring import Care
+from annex_remote.errors import Damaged, NotFound
+from annex_remote.model import ShareName
+from annex_remote.shares.crypto import object_id_of, open_key_name
+from annex_remote.transfer.opening import open_share
+from annex_remote.transfer.sites import Answer, GatedAsking, Site
+
+__all__ = ["Collecting", "Gone"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+AT_ONCE = 16
+"""Objects that are asked about at once: each waits for its stores most of the time."""
+
+Keys = Callable[[], Iterable[str]]
+Heard = Callable[[str, int], None]
+"""Gets what is counted, and how far that is."""
+
+
+def _nobody(_: str, __: int) -> None:
+    """Take no notice of how far it is."""
+
+
+@dataclass(frozen=True)
+class Gone:
+    """What came of one object that was to go."""
+
+    what: Leftover
+    removed: tuple[Item, ...] = ()
+    failed: Mapping[Item, Exception] = field(default_factory=dict)
+    kept: Why | None = None
+    """Why nothing of it was removed after all."""
+
+
+@dataclass
+class Collecting:
+    """Finds what is left over, and takes it away.
+
+    `wanted` asks git-annex for all keys that somebody may want, `known` for all that it has ever heard of,
+    `copied` for those of which there is a copy anywhere; each may raise `SwarmError`. `grace` is in seconds.
+    `chunk` is into how many bytes git-annex cuts what it stores, if it does that: only to save reading. With
+    `strangers`, keys that nobody has heard of are not wanted either.
+    """
+
+    care: Care
+    wanted: Keys
+    known: Keys
+    copied: Keys
+    grace: float
+    chunk: int = 0
+    strangers: bool = False
+
+    def __post_init__(self) -> None:
+        self._stores: dict[str, Site] = {}
+        for site in self.care.sites:
+            self._stores.setdefault(site.name, site)
+        assert self.care.capability is not None
+        self._secret = self.care.capability.read_secret
+
+    # What is to go.
+
+    def look(self, heard: Heard = _nobody, moved: Heard = _nobody) -> Plan:
+        """List the stores, ask git-annex, and sort out what may go; nothing is changed.
+
+        `heard` gets a store's name and how many names it has given so far, `moved` what is being done and for how
+        many objects it is done. Raises `SwarmError`.
+        """
+        survey = self.care.survey(heard)
+        keep = self._keep_list()
+        self.care.names = dict(keep.objects)
+        read = self._read_names(survey, keep, moved)
+        knows = self._knowledge({parent_of(key) for key in read.values() if not keep.wants(key)})
+        # The names of what a git repository is stored as are known now as well.
+        self.care.names = {**keep.objects, **{each: key for each, key in read.items() if keep.wants(key)}}
+        census = self.care.census(survey)
+        found, kept = left_over(census, keep, read, knows, strangers=self.strangers)
+        beside = [stray for strays in survey.strays.values() for stray in strays]
+        size = sum(total for _, total in survey.used().values()) + sum(stray.size for stray in beside)
+        plan = Plan(
+            len(keep.keys),
+            len(survey),
+            size + sum(sum(staged.values()) for staged in survey.staged.values()),
+            of_git=sum(map(is_of_git, read.values())),
+            kept=kept,
+            failed=dict(survey.failed),
+        )
+        for each, why in self._with_ages(found, moved):
+            if not each.items:
+                continue  # somebody else has taken it away
+            if why is not None:
+                plan.kept.append((each, why))
+            else:
+                plan.go.append(each)
+        return plan
+
+    def _keep_list(self) -> KeepList:
+        keys = frozenset(self.wanted())
+        objects = {object_id_of(self._secret, key): key for key in keys}
+        for key in keys if self.chunk else ():
+            objects |= {object_id_of(self._secret, each): each for each in chunks_of(key, self.chunk)}
+        return KeepList(keys, objects)
+
+    def _knowledge(self, keys: Collection[str]) -> Knowledge:
+        """Ask git-annex what it knows of `keys`."""
+        if not keys:
+            return Knowledge()
+        return Knowledge(
+            {key for key in self.known() if key in keys}, {key for key in self.copied() if key in keys}
+        )
+
+    def _read_names(self, survey: Survey, keep: KeepList, moved: Heard) -> dict[str, str]:
+        """Return the keys of objects that are not on the list, as far as one of their shares tells it."""
+        unknown = [object_id for object_id in survey if object_id not in keep.objects]
+        found = {}
+        for count, (object_id, key) in enumerate(self._in_parallel(partial(self._read_name, survey), unknown), 1):
+            if key is not None:
+                found[object_id] = key
+            moved("reading names", count)
+        return found
+
+    def _read_name(self, survey: Survey, object_id: str) -> str | None:
+        own, beside = items_of(survey, object_id)
+        sites = [item.site(self._stores) for item in (*own, *beside)]
+        for site in sorted(sites, key=lambda each: (each.price, each.cost, each.number)):
+            for answer in self._ask({site: partial(self._open, site, object_id)}):
+                if answer.value is not None:
+                    return answer.value
+        return None
+
+    def _open(self, site: Site, object_id: str) -> str:
+        """Return the key whose share this is; raises `Damaged` if it does not prove, and what the store raises."""
+        needed = self.care.ground.coding.needed
+        share = open_share(site, object_id, self.care.grid.verify_key, needed=needed, with_hashes=False)
+        key = open_key_name(self._secret, object_id, share.header.sealed_name)
+        if object_id_of(self._secret, key) != object_id:
+            raise Damaged("the key name in a share is that of another object")
+        return key
+
+    def _with_ages(self, found: Sequence[Leftover], moved: Heard) -> Iterator[tuple[Leftover, Why | None]]:
+        """Yield what may go with why it stays after all, by its age; what has vanished meanwhile is left out."""
+        for count, (_, aged) in enumerate(self._in_parallel(self._with_age, found), 1):
+            assert aged is not None
+            yield aged
+            moved("asking for ages", count)
+
+    def _with_age(self, each: Leftover) -> tuple[Leftover, Why | None]:
+        if not self.grace:  # whatever its age is, it is old enough
+            return each, None
+        items = {item.site(self._stores): item for item in each.items}
+        ages: dict[Item, float | None] = {}
+        for answer in self._ask({site: partial(site.store.age, item.name) for site, item in items.items()}):
+            if not isinstance(answer.error, NotFound):
+                ages[items[answer.asked]] = answer.value
+        there = tuple(item for item in each.items if item in ages)
+        return replace(each, items=there), too_young(ages.values(), self.grace)
+
+    # Taking it away.
+
+    def collect(self, plan: Plan) -> Iterator[Gone]:
+        """Take away what a plan says, and yield what came of it, object by object.
+
+        Raises `NoCapability` without the full capability, `SwarmError` if git-annex cannot be asked again; nothing
+        is removed then. `Cancelled` may come later.
+        """
+        assert self.care.capability is not None
+        _ = self.care.capability.signing_seed  # who may not store may not remove
+        keep = self._still_wanted(plan)
+        for _, gone in self._in_parallel(partial(self._remove, plan, keep), plan.go):
+            assert gone is not None
+            yield gone
+        self.care.notes.flush()
+
+    def _still_wanted(self, plan: Plan) -> set[str]:
+        """Return the keys of a plan that somebody wants by now: it may be long ago that it was made."""
+        keys = {parent_of(each.key) for each in plan.go if each.key is not None and not each.wanted}
+        return {key for key in self.wanted() if key in keys} if keys else keys
+
+    def _remove(self, plan: Plan, keep: set[str], each: Leftover) -> Gone:
+        if not each.wanted and each.key is not None and parent_of(each.key) in keep:
+            return Gone(each, kept=Why.WANTED)
+        if self._has_changed(plan, each):
+            return Gone(each, kept=Why.CHANGED)
+        removed: list[Item] = []
+        failed: dict[Item, Exception] = {}
+        for item in each.items:
+            site = item.site(self._stores)
+            for answer in self._ask({site: partial(site.store.delete, item.name)}):
+                if answer.error is not None:
+                    failed[item] = answer.error
+                    continue
+                removed.append(item)
+                if site in self.care.sites:  # a share where it belongs, rather than a stray
+                    self.care.notes.forget(each.object_id, site.number)
+        return Gone(each, tuple(removed), failed)
+
+    def _has_changed(self, plan: Plan, each: Leftover) -> bool:
+        """True if shares have come, of what nobody wanted, or gone, of what is to be whole without the rest."""
+        listed = {item.name for item in each.items}
+        places = [
+            site
+            for site in self.care.sites
+            if site.name not in plan.failed
+            and (site.number in each.shares if each.wanted else site.name_of(each.object_id) not in listed)
+        ]
+        questions = {
+            site: partial(site.store.stat, str(ShareName(each.object_id, site.number))) for site in places
+        }
+        there = {answer.asked for answer in self._ask(questions) if answer.value is not None}
+        return there != set(places) if each.wanted else bool(there)
+
+    def _ask(self, questions: Mapping[Site, Callable[[], T]]) -> Iterator[Answer[Site, T]]:
+        """Ask stores, each by its gate; who is silent for too long has failed."""
+        return GatedAsking(questions, self.care.cancelled).answers(self.care.grid.settings.stall)
+
+    def _in_parallel(self, work: Callable[[T], R], items: Sequence[T]) -> Iterator[tuple[T, R | None]]:
+        """Yield each of `items`, several at once, with what comes of `work`, which does not fail.
+
+        Raises `Cancelled`.
+        """
+        for result in in_parallel(work, items, AT_ONCE, self.care.cancelled):
+            if result.error is not None:
+                raise result.error
+            yield result.item, result.value

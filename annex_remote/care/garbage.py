@@ -14,20 +14,25 @@ from enum import Enum
 
 from annex_remote.care.health import State
 from annex_remote.care.plan import Census, size_of_key
+from annex_remote.care.survey import Survey
 from annex_remote.model import ShareName, staged_name, staged_number
 from annex_remote.transfer.sites import Site
 
 __all__ = [
     "Item",
     "KeepList",
+    "Knowledge",
     "Leftover",
     "Plan",
     "Why",
-    "ages_known",
+    "by_store",
     "chunks_of",
+    "is_of_git",
+    "items_of",
     "left_over",
     "parent_of",
-    "too_many",
+    "refusal",
+    "too_young",
 ]
 
 FEW = 10
@@ -48,6 +53,8 @@ class Why(Enum):
     NO_NAME = "name not readable"
     STRANGER = "key not known here"
     """git-annex has never heard of it here: it may be of a clone that was not met, or of another repository."""
+    LAST = "may be the last copy"
+    """There may be enough of it to rebuild it, and git-annex knows of no copy anywhere else."""
     UNSURE = "its object is not whole without it"
     WANTED = "wanted after all"
     CHANGED = "changed meanwhile"
@@ -97,9 +104,9 @@ class Leftover:
 def parent_of(key: str) -> str:
     """Return the key that `key` is a chunk of, or `key` itself: ``B-s100-S50-C1--name`` is of ``B-s100--name``."""
     fields, dashes, name = key.partition("--")
-    return "-".join(word for word in fields.split("-") if word[:1] not in ("S", "C") or not word[1:].isdecimal()) + (
-        dashes + name
-    )
+    return "-".join(
+        word for word in fields.split("-") if word[:1] not in ("S", "C") or not word[1:].isdecimal()
+    ) + (dashes + name)
 
 
 def chunks_of(key: str, chunk: int) -> Iterator[str]:
@@ -129,19 +136,29 @@ class KeepList:
         return is_of_git(key) or parent_of(key) in self.keys
 
 
+@dataclass(frozen=True)
+class Knowledge:
+    """What git-annex knows here of keys that are not on the list; of chunks, of the keys that they are of."""
+
+    known: Collection[str] = ()
+    """Keys that it has ever heard of."""
+    copied: Collection[str] = ()
+    """Keys of which there is a copy somewhere."""
+
+
 def left_over(
-    census: Census, keep: KeepList, read: Mapping[str, str], known: Collection[str], *, strangers: bool = False
+    census: Census, keep: KeepList, read: Mapping[str, str], knows: Knowledge, *, strangers: bool = False
 ) -> tuple[list[Leftover], list[tuple[Leftover, Why]]]:
     """Return what nobody wants, whatever its age, and what else is not on the list, with why it stays.
 
-    `read` are keys of objects that are not on the list, as their shares tell them; `known` those keys (or, of
-    chunks, their parents) that git-annex knows here. With `strangers`, the others are not wanted either.
+    `read` are keys of objects that are not on the list, as their shares tell them. With `strangers`, keys that
+    git-annex has never heard of are not wanted either.
     """
     found: list[Leftover] = []
     kept: list[tuple[Leftover, Why]] = []
     survey = census.survey
     for object_id in survey:
-        beside = _beside(census, object_id)
+        own, beside = items_of(survey, object_id)
         key = keep.objects.get(object_id, read.get(object_id))
         if key is not None and keep.wants(key):
             if beside:
@@ -152,40 +169,60 @@ def left_over(
                 else:  # it may be needed to repair the object, or be what it is coded as next
                     kept.append((each, Why.UNSURE))
             continue
-        own = [
-            Item(survey.sites[number].name, str(ShareName(object_id, number)), size)
-            for number, size in survey.shares(object_id).items()
-        ]
         each = Leftover(object_id, key, (*own, *beside))
         if key is None or key.startswith(_OF_CIPHERS):
             kept.append((each, Why.NO_NAME))
-        elif not strangers and parent_of(key) not in known:
-            kept.append((each, Why.STRANGER))
+        elif parent_of(key) not in knows.known:
+            if strangers:
+                found.append(each)
+            else:
+                kept.append((each, Why.STRANGER))
+        elif parent_of(key) not in knows.copied and _may_be_whole(census, each):
+            kept.append((each, Why.LAST))
         else:
             found.append(each)
     return found, kept
 
 
-def _beside(census: Census, object_id: str) -> list[Item]:
-    """Return what there is of an object besides its shares."""
-    survey = census.survey
-    strays = [Item(stray.store, stray.name, stray.size) for stray in survey.strays.get(object_id, ())]
-    staged = survey.staged.get(object_id, {})
-    return strays + [
-        Item(survey.sites[number].name, staged_name(object_id, number), size)
-        for number, size in sorted(staged.items())
+def _may_be_whole(census: Census, each: Leftover) -> bool:
+    """True if it can be rebuilt, or could be with what stores may have that were not listed.
+
+    A removal that missed some stores leaves less: otherwise it fails, and the key stays on the list. But of two
+    clones that have not met, one may store again what the other one drops, and then git-annex's records may say,
+    when they meet, that it is gone.
+    """
+    ground = census.ground
+    numbers = {item.number for item in each.items}
+    silent = census.survey.silent(dict.fromkeys(numbers, 0))
+    return len(numbers | silent) >= min(ground.coding.needed, *ground.earlier, ground.coding.total)
+
+
+def items_of(survey: Survey, object_id: str) -> tuple[list[Item], list[Item]]:
+    """Return the shares of an object where they belong, and what else there is of it: strays, staged shares."""
+    sites = survey.sites
+    own = [
+        Item(sites[number].name, str(ShareName(object_id, number)), size)
+        for number, size in survey.shares(object_id).items()
     ]
+    strays = [Item(stray.store, stray.name, stray.size) for stray in survey.strays.get(object_id, ())]
+    staged = [
+        Item(sites[number].name, staged_name(object_id, number), size)
+        for number, size in sorted(survey.staged.get(object_id, {}).items())
+    ]
+    return own, strays + staged
 
 
-def ages_known(each: Leftover, ages: Iterable[float | None], grace: float) -> Why | None:
-    """Return why something of such ages (seconds, None for one that nobody can tell) stays; None if it may go.
+def too_young(ages: Iterable[float | None], grace: float) -> Why | None:
+    """Return why what has items of such ages stays (seconds, None where nobody can tell), None if it may go.
 
     The youngest counts: an upload that is going on has just put something.
     """
-    known = list(ages)
-    if not each.items or any(age is None for age in known):
-        return Why.NO_AGE
-    return Why.YOUNG if min(age for age in known if age is not None) < grace else None
+    youngest = float("inf")
+    for age in ages:
+        if age is None:
+            return Why.NO_AGE
+        youngest = min(youngest, age)
+    return Why.YOUNG if youngest < grace else None
 
 
 @dataclass
@@ -205,7 +242,18 @@ class Plan:
     """Stores that could not be listed, and why."""
 
     @property
+    def whole(self) -> list[Leftover]:
+        """The objects of which nothing is to be left."""
+        return [each for each in self.go if not each.wanted]
+
+    @property
+    def on_list(self) -> int:
+        """How many objects stay because somebody may want them, besides those of git repositories."""
+        return self.objects - self.of_git - len(self.whole) - sum(not each.wanted for each, _ in self.kept)
+
+    @property
     def reasons(self) -> Counter[Why]:
+        """How often what is not on the list stays for which reason."""
         return Counter(why for _, why in self.kept)
 
     @property
@@ -224,17 +272,22 @@ def by_store(items: Iterable[Item]) -> dict[str, tuple[int, int]]:
     return {store: (counts[store], sizes[store]) for store in sorted(counts)}
 
 
-def too_many(plan: Plan) -> str | None:
-    """Return what is suspicious about a plan, as a sentence; None if nothing is.
+def refusal(plan: Plan, *, force: bool = False) -> str | None:
+    """Return why a plan is not to be carried out, as a sentence; None if it may be.
 
     A keep-list that is empty, or leaves out most of what there is, is rather a repository that does not know
     enough: a new one over old stores, or one that has not heard of the clones that stored all this.
     """
-    whole = [each for each in plan.go if not each.wanted]
-    size = sum(each.size for each in plan.go)
-    if len(whole) > FEW and (2 * len(whole) > plan.objects or 2 * size > plan.size):
+    whole = plan.whole
+    if whole and not plan.wanted:
         return (
-            f"{len(whole):,} of {plan.objects:,} objects and {size:,} of {plan.size:,} bytes would go, which is "
-            "more than half"
+            "git-annex knows of nothing that is to be there, so nothing says what is to be kept: fetch from the "
+            "clones that have stored what is there (git annex sync), and try again"
+        )
+    size = sum(each.size for each in plan.go)
+    if not force and len(whole) > FEW and (2 * len(whole) > plan.objects or 2 * size > plan.size):
+        return (
+            f"more than half would go, {len(whole):,} of {plan.objects:,} objects, {size:,} of {plan.size:,} "
+            "bytes: fetch from the other clones first (git annex sync); if it is right, --force"
         )
     return None

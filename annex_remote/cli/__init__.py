@@ -8,6 +8,7 @@ import sys
 import click
 
 from annex_remote.cli.care import check, coding, rebalance, repair, retire, status
+from annex_remote.cli.gc import gc
 from annex_remote.cli.rescue import health, recover
 from annex_remote.cli.stores import stores
 from annex_remote.cli.terminal import err, held, opened, out, plainly
@@ -104,6 +105,7 @@ def demo(keep: bool, size: int) -> None:
 
 
 main.add_command(check)
+main.add_command(gc)
 main.add_command(health)
 main.add_command(rebalance)
 main.add_command(recover)

@@ -12,6 +12,7 @@ from annex_remote.care.garbage import (
     FEW,
     Item,
     KeepList,
+    Knowledge,
     Leftover,
     Plan,
     Why,
@@ -39,7 +40,7 @@ ALL = {0: 500, 1: 500, 2: 500}
 
 
 def site(number: int) -> Site:
-    return Site(number, f"store{number}", MemoryStore(), price=0.5, gate=Site(0, "", MemoryStore()).gate)
+    return Site(number, f"store{number}", MemoryStore())
 
 
 def census_of(
@@ -58,12 +59,12 @@ def item(number: int, object_id: str = OBJECT, size: int = 500) -> Item:
     return Item(f"store{number}", str(ShareName(object_id, number)), size)
 
 
-def keep(*keys: str) -> KeepList:
-    """A keep-list of keys whose objects are not on the stores."""
-    return KeepList(set(keys), {})
+def knows(*keys: str) -> Knowledge:
+    """git-annex knows these keys, and a copy of each."""
+    return Knowledge(keys, keys)
 
 
-NONE = keep()
+NOTHING = Knowledge()
 LISTED = KeepList({KEY}, {OBJECT: KEY})
 
 
@@ -116,7 +117,7 @@ def test_an_item_says_where_it_lies() -> None:
 
 
 def test_what_is_on_the_list_stays() -> None:
-    assert left_over(census_of({OBJECT: ALL}), LISTED, {}, ()) == ([], [])
+    assert left_over(census_of({OBJECT: ALL}), LISTED, {}, NOTHING) == ([], [])
 
 
 def test_what_is_on_no_list_may_go_with_all_that_there_is_of_it() -> None:
@@ -124,7 +125,7 @@ def test_what_is_on_no_list_may_go_with_all_that_there_is_of_it() -> None:
     census.survey.strays[OTHER].append(Stray("store0", str(ShareName(OTHER, 9)), 7))
     census.survey.staged[OTHER][2] = 8
     gone = "SHA256E-s100--gone"
-    found, kept = left_over(census, LISTED, {OTHER: gone}, {gone})
+    found, kept = left_over(census, LISTED, {OTHER: gone}, knows(gone))
     stray = Item("store0", str(ShareName(OTHER, 9)), 7)
     staged = Item("store2", staged_name(OTHER, 2), 8)
     assert found == [Leftover(OTHER, gone, (item(1, OTHER), stray, staged))]
@@ -137,14 +138,14 @@ def test_what_is_on_no_list_may_go_with_all_that_there_is_of_it() -> None:
 )
 def test_git_repositories_and_chunks_stay(key: str) -> None:
     census = census_of({OTHER: ALL})
-    assert left_over(census, LISTED, {OTHER: key}, {KEY, key}, strangers=True) == ([], [])
+    assert left_over(census, LISTED, {OTHER: key}, knows(KEY, key), strangers=True) == ([], [])
 
 
 @pytest.mark.parametrize(
     "key", ["SHA256E-s100-S50-C1--abd.txt", "GITBUNDLES-s1--x", "SHA256E-s10-S50-C1--abc.txt"]
 )
 def test_what_only_looks_like_them_may_go(key: str) -> None:
-    found, kept = left_over(census_of({OTHER: ALL}), LISTED, {OTHER: key}, {parent_of(key)})
+    found, kept = left_over(census_of({OTHER: ALL}), LISTED, {OTHER: key}, knows(parent_of(key)))
     assert [each.object_id for each in found] == [OTHER]
     assert kept == []
 
@@ -152,7 +153,7 @@ def test_what_only_looks_like_them_may_go(key: str) -> None:
 @pytest.mark.parametrize("read", [{}, {OTHER: "GPGHMACSHA1--0123"}])
 def test_a_name_that_cannot_be_read_stays(read: dict[str, str]) -> None:
     census = census_of({OTHER: {0: 500}})
-    found, [(each, why)] = left_over(census, LISTED, read, set(read.values()), strangers=True)
+    found, [(each, why)] = left_over(census, LISTED, read, knows(*read.values()), strangers=True)
     assert (found, each.object_id, why) == ([], OTHER, Why.NO_NAME)
 
 
@@ -160,10 +161,32 @@ def test_a_key_that_nobody_has_heard_of_stays_unless_it_is_said() -> None:
     """It may be of a clone that was not met: what it has dropped there may be nowhere else."""
     census = census_of({OTHER: {0: 500}})
     read = {OTHER: "SHA256E-s100-S50-C1--new"}
-    found, [(each, why)] = left_over(census, LISTED, read, {KEY})
+    found, [(each, why)] = left_over(census, LISTED, read, knows(KEY))
     assert (found, each.object_id, why) == ([], OTHER, Why.STRANGER)
-    assert len(left_over(census, LISTED, read, {"SHA256E-s100--new"})[0]) == 1
-    assert len(left_over(census, LISTED, read, {KEY}, strangers=True)[0]) == 1
+    assert len(left_over(census, LISTED, read, knows("SHA256E-s100--new"))[0]) == 1
+    assert len(left_over(census, LISTED, read, knows(KEY), strangers=True)[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("numbers", "failed", "stays"),
+    [([0], [], False), ([0, 1], [], True), ([0], [0], False), ([0], [1], True), ([2], [0, 1], True)],
+)
+def test_what_may_be_the_last_copy_stays(numbers: list[int], failed: list[int], stays: bool) -> None:
+    census = census_of({OTHER: dict.fromkeys(numbers, 500)}, failed)
+    key = "SHA256E-s100--gone"
+    found, kept = left_over(census, LISTED, {OTHER: key}, Knowledge({key}, {KEY}))
+    assert [why for _, why in kept] == [Why.LAST] * stays
+    assert len(found) == (not stays)
+    assert len(left_over(census, LISTED, {OTHER: key}, knows(key))[0]) == 1
+
+
+def test_a_last_copy_may_be_beside_where_it_belongs_or_of_an_earlier_coding() -> None:
+    key = "SHA256E-s100--gone"
+    census = census_of({OTHER: {0: 500}})
+    census.survey.strays[OTHER].append(Stray("store1", str(ShareName(OTHER, 9)), 500))
+    assert left_over(census, LISTED, {OTHER: key}, Knowledge({key}))[1][0][1] is Why.LAST
+    census = census_of({OTHER: {0: 500}}, earlier=[1])
+    assert left_over(census, LISTED, {OTHER: key}, Knowledge({key}))[1][0][1] is Why.LAST
 
 
 def test_strays_go_where_the_object_is_whole_without_them() -> None:
@@ -171,7 +194,7 @@ def test_strays_go_where_the_object_is_whole_without_them() -> None:
     stray = Item("store2", str(ShareName(OBJECT, 0)), 500)
     census.survey.strays[OBJECT].append(Stray(*(stray.store, stray.name, stray.size)))
     census.survey.staged[OBJECT][1] = 500
-    found, kept = left_over(census, LISTED, {}, ())
+    found, kept = left_over(census, LISTED, {}, NOTHING)
     staged = Item("store1", staged_name(OBJECT, 1), 500)
     assert found == [Leftover(OBJECT, KEY, (stray, staged), wanted=True, shares=(0, 1, 2))]
     assert kept == []
@@ -193,7 +216,7 @@ def test_strays_stay_where_they_may_be_needed(
     if damaged:
         census.note_damaged(OBJECT, 0, "bad")
     census.survey.strays[OBJECT].append(Stray("store1", str(ShareName(OBJECT, 2)), 500))
-    found, [(each, why)] = left_over(census, LISTED, {}, ())
+    found, [(each, why)] = left_over(census, LISTED, {}, NOTHING)
     assert (found, why, each.wanted, len(each.items)) == ([], Why.UNSURE, True, 1)
 
 
