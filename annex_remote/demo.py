@@ -24,7 +24,9 @@ __all__ = ["run_demo"]
 
 STORES = ("usb", "nas", "attic", "friend", "cloud1", "cloud2")
 LOST = ("usb", "cloud2")
+NEW = ("disk", "cloud3")
 DAMAGED = "nas"
+SWARM = "git-annex-remote-swarm"
 
 
 class _Stage:
@@ -51,8 +53,22 @@ class _Stage:
         self.console.print()
         self.console.print(text, style="bold")
 
-    def run(self, command: str, *, show: bool = True) -> float:
-        """Run a command line in the repository; return the seconds that it took."""
+    def save(self, command: str, path: Path) -> None:
+        """Run a command line whose output is a secret, and put that into a file for this user alone."""
+        self.console.print(Text(f"$ {command} > {path}", style="cyan"))
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            subprocess.run(
+                shlex.split(command),
+                cwd=self.repository,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.DEVNULL,
+                check=True,
+            )
+
+    def run(self, command: str, *, show: bool = True, status: int = 0) -> float:
+        """Run a command line in the repository, which ends with `status`; return the seconds that it took."""
         self.console.print(Text(f"$ {command}", style="cyan"))
         began = time.monotonic()
         done = subprocess.run(
@@ -66,11 +82,11 @@ class _Stage:
         )
         seconds = time.monotonic() - began
         lines = [line.split("\r")[-1].rstrip() for line in done.stdout.decode(errors="replace").split("\n")]
-        if show or done.returncode:
+        if show or done.returncode != status:
             for line in lines:
                 if line.strip():
                     self.console.print(Text(f"  {line.strip()}", style="dim"))
-        if done.returncode:
+        if done.returncode != status:
             raise BadSetting(f"the demo stops: {command!r} ended with status {done.returncode}")
         return seconds
 
@@ -127,7 +143,31 @@ def _play(stage: _Stage, largest: int) -> int:
         Text("(with two stores of six gone, four are left, and the damaged one is among them)", style="dim")
     )
     down = stage.run("git annex get . --from vault")
-    return _show_result(console, stage.repository, sums, up, down)
+    good = _show_result(console, stage.repository, sums)
+    total = sum((stage.repository / name).stat().st_size for name in sums)
+    console.print(f"{total:,} bytes: copied in {up:.1f} s, fetched from the wreck in {down:.1f} s")
+
+    stage.say("Two new stores take the place of the lost ones, and all shares are made whole again")
+    for name, lost in zip(NEW, LOST, strict=True):
+        stage.run(f"{SWARM} stores vault add {name}=dir:{stage.folder / name}")
+        stage.run(f"{SWARM} stores vault remove {lost} --gone")
+    stage.run(f"{SWARM} check vault --verify", status=1)
+    stage.run(f"{SWARM} repair vault", show=False)
+    stage.run(f"{SWARM} check vault --verify")
+    _show_shares(console, stage.folder)
+
+    stage.say("The laptop is stolen: the stores and the capability alone bring everything back")
+    capability, restored = stage.folder / "capability", stage.folder / "restored"
+    stage.save(f"{SWARM} capability vault", capability)
+    names = {name: (stage.repository / name).readlink().name for name in sums}
+    console.print(Text(f"$ rm -rf {stage.repository}", style="cyan"))
+    _remove(stage.repository)
+    stage.repository.mkdir()
+    stage.run(f"{SWARM} recover {capability} dir:{stage.folder / NEW[0]} --to {restored}", show=False)
+    for name, key in names.items():
+        [found] = restored.glob(f"??*/???/{key}/{key}")
+        found.rename(stage.repository / name)
+    return 0 if _show_result(console, stage.repository, sums) and good else 1
 
 
 def _make_files(folder: Path, largest: int) -> dict[str, str]:
@@ -150,7 +190,7 @@ def _show_shares(console: Console, folder: Path) -> None:
     table = Table(title="what lies where", title_justify="left", box=None, pad_edge=False)
     for heading in ("store", "shares", "bytes"):
         table.add_column(heading, justify="left" if heading == "store" else "right")
-    for name in STORES:
+    for name in (*STORES, *(each for each in NEW if (folder / each).is_dir())):
         shares = _shares(folder / name)
         if (folder / name).is_dir():
             table.add_row(name, str(len(shares)), f"{sum(path.stat().st_size for path in shares):,}")
@@ -175,21 +215,19 @@ def _damage(store: Path) -> int:
     return count
 
 
-def _show_result(console: Console, repository: Path, sums: dict[str, str], up: float, down: float) -> int:
+def _show_result(console: Console, repository: Path, sums: dict[str, str]) -> bool:
+    """Show what is there; True if it is all the same."""
     table = Table(title="what came back", title_justify="left", box=None, pad_edge=False)
     for heading in ("file", "bytes", "SHA-256", ""):
         table.add_column(heading, justify="right" if heading == "bytes" else "left", no_wrap=True)
     good = 0
-    total = 0
     for name, expected in sums.items():
         data = (repository / name).read_bytes()
         same = hashlib.sha256(data).hexdigest() == expected
         good += same
-        total += len(data)
         table.add_row(name, f"{len(data):,}", f"{expected[:16]}...", "same" if same else "[red]DIFFERENT[/red]")
     console.print(table)
-    console.print(f"{total:,} bytes: copied in {up:.1f} s, fetched from the wreck in {down:.1f} s")
-    return 0 if good == len(sums) else 1
+    return good == len(sums)
 
 
 def _remove(folder: Path) -> None:

@@ -340,7 +340,7 @@ def print_check(
         out.print(table)
         if len(tidings.troubled) > SHOWN:
             out.print(f"... and {len(tidings.troubled) - SHOWN:,} more (--json names all)")
-    for proof in proofs[:SHOWN]:
+    for proof in [proof for proof in proofs if not proof.is_damaged][:SHOWN]:  # what is damaged stands above
         site = census.survey.sites[proof.task.number]
         what = census.names.get(proof.task.object_id, proof.task.object_id)
         out.print(f"{site.name}: share {proof.task.number} of {what}: {proof}", markup=False)
