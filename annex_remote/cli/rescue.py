@@ -298,8 +298,11 @@ def _without_repository(folder: str) -> Iterator[str]:
 
 
 def _clone_command(grid: Grid, uuid: str) -> str:
-    """Return the command that clones the repository out of the stores. There is no secret in it."""
-    entries = [grid.local(entry) for entry in grid.roster.readable]
+    """Return the command that clones the repository out of the stores. There is no secret in it.
+
+    Where a store is on this machine is said as for any other clone; in `stores`, no address can have a blank.
+    """
+    entries = grid.roster.readable
     parameters = {
         "type": "external",
         "externaltype": "swarm",
@@ -307,15 +310,17 @@ def _clone_command(grid: Grid, uuid: str) -> str:
         "stores": " ".join(
             f"{entry.name}{f'*{len(entry.numbers)}' if len(entry.numbers) > 1 else ''}={entry.address}"
             for entry in entries
+            if not re.search(r"\s", entry.address)
         ),
         "verify-key": grid.verify_key.hex(),
     }
     words = ["git", "clone"]
-    for entry, usual in zip(entries, grid.roster.readable, strict=True):
-        if entry.address != usual.address:
-            words += ["-c", f"remote.origin.swarm-store-{entry.name}={entry.address}"]
+    for entry in entries:
+        here = grid.address(entry)
+        if here != entry.address:
+            words += ["-c", f"remote.origin.swarm-store-{entry.name}={here}"]
     command = shlex.join([*words, clone_address(uuid, parameters)])
-    logins = [name for entry in entries if is_far(entry.address) for name in login_variables(entry.name)]
+    logins = [name for entry in entries if is_far(grid.address(entry)) for name in login_variables(entry.name)]
     known = [f"{name}=..." for name in logins if os.environ.get(name)]
     return " ".join([*known, command, "DIR"])
 
