@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from annex_remote.capability import Capability
 from annex_remote.errors import BadSetting, Damaged, Denied, NoCapability, NotFound, SwarmError, Unavailable
@@ -45,6 +45,10 @@ from annex_remote.stores.state import state_path
 from annex_remote.transfer.figures import Book
 from annex_remote.transfer.gate import Gate
 from annex_remote.transfer.sites import Notes, Site, ask_all, explain
+from annex_remote.transfer.trace import Trace
+
+if TYPE_CHECKING:
+    from annex_remote.transfer.download import Download
 
 __all__ = [
     "Found",
@@ -243,6 +247,35 @@ class Grid:
             for here in [self.local(entry)]
             for number in here.numbers
         ]
+
+    def download(
+        self,
+        annex_key: str,
+        path: str,
+        read_secret: bytes,
+        *,
+        notes: Notes,
+        progress: Callable[[int], None],
+        cancelled: threading.Event,
+        trace: Trace | None = None,
+    ) -> Download:
+        """Return what fetches an object into `path`; see `Download` for the arguments, and for what they do."""
+        from annex_remote.transfer.download import Download
+
+        return Download(
+            annex_key=annex_key,
+            path=path,
+            read_secret=read_secret,
+            verify_key=self.verify_key,
+            needed=self.roster.coding.needed,
+            sites=self.reading_sites(),
+            stall=self.settings.stall,
+            notes=notes,
+            progress=progress,
+            cancelled=cancelled,
+            book=self.book,
+            trace=trace or Trace(),
+        )
 
     def reading_sites(self) -> list[Site]:
         """Return where shares may be read: as long as objects are coded anew, beside the others as well."""

@@ -250,23 +250,17 @@ class SwarmRemote:
         _tell(job, "whole, but a repair of its shares is due", notes)
 
     def _download(self, job: Job, key: str, path: str, notes: Notes) -> None:
-        from annex_remote.transfer.download import Download
         from annex_remote.transfer.trace import Trace
 
         grid, capability = self._readable(job)
         trace = Trace()
-        download = Download(
-            annex_key=key,
-            path=path,
-            read_secret=capability.read_secret,
-            verify_key=grid.verify_key,
-            needed=grid.roster.coding.needed,
-            sites=grid.reading_sites(),
-            stall=grid.settings.stall,
+        download = grid.download(
+            key,
+            path,
+            capability.read_secret,
             notes=notes,
             progress=_Progress(job, _size_of(key)),
             cancelled=job.cancelled,
-            book=grid.book,
             trace=trace,
         )
         try:
@@ -390,7 +384,10 @@ class SwarmRemote:
     def get_info(self, job: Job) -> Sequence[tuple[str, str]]:
         from annex_remote.roster import ACTIVE, WAITING
 
-        grid = self._seen_grid(job)
+        try:
+            grid = self._seen_grid(job)
+        except SwarmError as error:  # transfers fail with it as well
+            return [("cannot be used", str(error))]
         roster = grid.roster
         reach = self._reach(grid)
         stores = [

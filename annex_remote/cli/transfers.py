@@ -98,8 +98,6 @@ def _key_of(what: str) -> str:
 
 def _fetch(remote: str, told: Consulted, key: str) -> tuple[Trace, SwarmError | None]:
     """Fetch an object into nowhere; return what happened, and why it failed, if it did."""
-    from annex_remote.transfer.download import Download
-
     grid = opened(told)
     capability = held(grid.capability, remote)
     seen, notes = Trace(), Notes()
@@ -118,18 +116,13 @@ def _fetch(remote: str, told: Consulted, key: str) -> tuple[Trace, SwarmError | 
         _temporary(folder) as path,
     ):
         task = shown.add_task("fetching", total=None)
-        download = Download(
-            annex_key=key,
-            path=path,
-            read_secret=capability.read_secret,
-            verify_key=grid.verify_key,
-            needed=grid.roster.coding.needed,
-            sites=grid.sites(),
-            stall=grid.settings.stall,
+        download = grid.download(
+            key,
+            path,
+            capability.read_secret,
             notes=notes,
             progress=lambda done: shown.update(task, completed=done, total=seen.size),
             cancelled=threading.Event(),
-            book=grid.book,
             trace=seen,
         )
         try:
