@@ -397,7 +397,8 @@ def advice(remote: str, care: Care, census: Census, tidings: Tidings) -> Iterato
     """Say what to do next."""
     program = "git-annex-remote-swarm"
     if tidings.states[State.LOST]:
-        wanted = "" if census.names else ", or left over by a removal"
+        wanted = ", unless another clone has dropped them (git annex sync tells)"
+        wanted = wanted if census.names else ", or left over by a removal"
         yield (
             f"{tidings.states[State.LOST]:,} cannot be rebuilt from what is left{wanted}: look for stores "
             "that were unplugged or removed, or copy the files again from where they are"
