@@ -83,6 +83,15 @@ class Ground:
         """Return those of `numbers` whose stores take shares."""
         return [number for number in numbers if self.places[number].active]
 
+    def is_whole(self, numbers: Iterable[int], needed: int) -> bool:
+        """True if these are as many shares as there should be, and as well spread as the stores allow.
+
+        Fewer do where the stores take fewer altogether.
+        """
+        active = self.active(numbers)
+        most = min(self.coding.total, len(self._spread))
+        return len(active) >= most and self.margin(active, needed) >= self.best(needed)
+
     def margin(self, numbers: Iterable[int], needed: int) -> int:
         """Return how many places, whichever they are, can be lost `needed` shares left; -1 if there are fewer."""
         counts = sorted(Counter(self.places[number].zone for number in numbers).values(), reverse=True)

@@ -311,3 +311,10 @@ class _Moves:
             certain, _ = self._bears(self.here)
             if certain < wanted:  # what makes up for it is silent, or crowded
                 self.here, self.add, self.drop = before
+        if self._ground.is_whole(self.here - self._silent, needed):
+            self.drop |= {
+                number
+                for number in self._verdict.bad
+                for place in [self._ground.places[number]]
+                if not place.active and (only_from is None or place.store in only_from)
+            }

@@ -9,25 +9,25 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import IO
 
 from annex_remote.care.health import Ground
-from annex_remote.errors import Damaged, Exists, NotEnough, Unavailable
+from annex_remote.errors import Damaged, Exists, Full, NotEnough, StoreError, Unavailable
 from annex_remote.model import ByteStream, OpenAt
 from annex_remote.shares import erasure
 from annex_remote.shares.format import Header, Tail, block_hash, share_root, sign, tail_length
 from annex_remote.stores.wrappers import Around, AroundStream
 from annex_remote.transfer.fetch import Fetch, Fetching
-from annex_remote.transfer.opening import OpenShare, open_share
+from annex_remote.transfer.opening import OpenShare, largest_group, open_share
 from annex_remote.transfer.placement import Candidate, place
 from annex_remote.transfer.presence import GRACE, Look, best_first
 from annex_remote.transfer.sending import in_pieces
 from annex_remote.transfer.sites import GatedAsking, Notes, Site, explain, shares
 
-__all__ = ["IN_MEMORY", "Outcome", "Rebuild", "Tally", "prove_written"]
+__all__ = ["IN_MEMORY", "Outcome", "Rebuild", "Tally", "beside", "prove_written"]
 
 IN_MEMORY = 4 << 20
 """Bytes of a share up to which it is held in memory until it is stored; larger ones wait in a temporary file."""
@@ -98,6 +98,8 @@ class Outcome:
     """Shares that could not be written."""
     damaged: dict[int, str] = field(default_factory=dict)
     """Shares that were seen to be damaged, and are not replaced."""
+    absent: tuple[int, ...] = ()
+    """Shares that were believed to be there, and are not."""
     needed: int = 0
     good: tuple[int, ...] = ()
     """Shares that are there in the end, by all that is known."""
@@ -112,8 +114,11 @@ class Rebuild:
     """Makes the missing shares of one object; `run` does it.
 
     `there` are the sizes of shares that are believed to be good, by number; `spoilt` are known to be damaged:
-    blocks of them are taken where they prove. `silent` are places that may have their share. With `wanted`, just
-    these are made; else as many as are missing, where they are best placed.
+    blocks of them are taken where they prove. `silent` are places that may have their share, `staged` the numbers
+    of those that lie beside their place, where somebody was stopped while replacing them. With `wanted`, these are
+    made and no others; else as many as are missing, where they are best placed.
+
+    `outcome` is what came of it so far, also where `run` raises.
     """
 
     object_id: str
@@ -125,6 +130,7 @@ class Rebuild:
     fetching: Fetching
     spoilt: Collection[int] = ()
     silent: Collection[int] = ()
+    staged: Collection[int] = ()
     wanted: Sequence[int] | None = None
     free: Mapping[str, int] = field(default_factory=dict)
     """Free bytes, by store."""
@@ -140,36 +146,41 @@ class Rebuild:
         `Cancelled`, and `OSError` if there is no room for temporary files.
         """
         self._by_number = {site.number: site for site in self.sites}
-        self._good = set(self.there) - set(self.spoilt)
-        self._outcome = Outcome(self.object_id)
+        self._good = set(self.there) - set(self.spoilt) - set(self.silent)
+        self._absent: set[int] = set()
         self._spoilt = dict.fromkeys(self.spoilt, "known to be damaged")
-        for _ in range(ROUNDS):
-            if not self._round():
-                break
-        outcome = self._outcome
+        self.outcome = Outcome(self.object_id)
+        try:
+            for _ in range(ROUNDS):
+                if not self._round():
+                    break
+        finally:
+            self._tell()
+        return self.outcome
+
+    def _tell(self) -> None:
+        outcome = self.outcome
         outcome.damaged = {number: why for number, why in self._spoilt.items() if number not in outcome.made}
+        outcome.absent = tuple(sorted(self._absent - self._good))
         outcome.good = tuple(sorted(self._good))
-        whole = len(self.ground.active(self._good)) + len(self.ground.active(self.silent))
+        whole = len(self.ground.active(self._good | set(self.silent)))
         outcome.deficit = max(0, self.ground.coding.total - whole)
         if self.wanted is not None:
             outcome.deficit = len(set(self.wanted) - self._good)
-        return outcome
 
     def _round(self) -> bool:
         """Make what is missing, as far as that is known now; True if there may be more to do."""
         look = self._look()
         try:
             group = self._open(look)
+            tables = _tables(group)
             tail = max((share.tail for share in group), key=lambda tail: len(tail.roots))
-            tables = {number: share.tail for share in group for number in share.tail.roots}
             numbers = self._choose(tail, tables)
             if not numbers:
                 return False
             with ExitStack() as stack:
                 made = _Made(tail.header, numbers, stack, self.folder)
                 bad = self._make(group, look, made)
-                self._spoilt |= bad
-                self._good -= set(bad)
                 made.finish(self._tails(tail.header, tables, made.hashes))
                 failed = self._store(made)
             return bool(bad or failed)
@@ -185,6 +196,7 @@ class Rebuild:
         useful = [site for site in ordered if site.number in self._good]
         useful += [site for site in ordered if site.number in self._spoilt]
         rest = [site for site in ordered if site not in useful]
+        rest += [beside(site) for site in ordered if site.number in self.staged]
         needed = self.needed or self.ground.coding.needed
         return Look(
             [*useful, *rest],
@@ -205,70 +217,89 @@ class Rebuild:
         sighting = look.wait(
             lambda seen: bool(seen.decodable()), grace=min(GRACE, 0.01), cancelled=fetching.cancelled
         )
+        if len({share.header for share in sighting.shares}) > 1:
+            # The content that has the most shares counts, so all have to be asked.
+            look.ask_rest()
+            sighting = look.wait(cancelled=fetching.cancelled)
         for site, error in sighting.damaged.items():
-            self._spoilt[site.number] = explain(error)
+            if not site.staged:
+                self._spoilt[site.number] = explain(error)
+                self._good.discard(site.number)
+        for site in sighting.absent:
             self._good.discard(site.number)
-        self._good -= {site.number for site in sighting.absent}
-        group = sighting.decodable()
-        if group:
-            self._outcome.needed = group[0].header.needed
-            strangers = {share.site.number for share in sighting.shares if share.header != group[0].header}
-            self._spoilt |= dict.fromkeys(strangers, "it belongs to other content")
-            self._good -= strangers
-            return group
+            self._spoilt.pop(site.number, None)
+            self._absent.add(site.number)
+        if sighting.decodable():
+            header = largest_group(sighting.shares)[0].header
+            group: dict[int, OpenShare] = {}
+            for share in sorted(sighting.shares, key=lambda share: share.site.staged):
+                number = share.site.number
+                if share.header == header:
+                    # What lies beside its place was proved when it was put there.
+                    if number not in group or number in self._spoilt:
+                        group[number] = share
+                    if not share.site.staged and number not in self._spoilt:
+                        self._good.add(number)
+                elif not share.site.staged:
+                    self._spoilt[number] = "it belongs to other content"
+                    self._good.discard(number)
+            self.outcome.needed = header.needed
+            return list(group.values())
         notes = Notes()
         sighting.note(notes)
-        needed = max([self.ground.coding.needed, *(share.header.needed for share in sighting.shares)])
+        needed = self.needed or self.ground.coding.needed
+        needed = max([needed, *(share.header.needed for share in sighting.shares)])
         found = "; ".join([f"{shares(len(sighting.shares))} found, {needed} are needed", *notes.lines])
-        if sighting.could_hide(needed) and sighting.silent:
+        if sighting.silent and sighting.could_hide(self.ground.least_needed):
             raise Unavailable(found)
         raise NotEnough(found)
 
     # What is to be made.
 
     def _choose(self, tail: Tail, tables: Mapping[int, Tail]) -> list[int]:
-        ground, coding = self.ground, self.ground.coding
-        unable = set(self._outcome.failed)
-        if self.wanted is not None:
-            numbers = [each for each in self.wanted if each not in self._good and each not in unable]
-            return self._signable(numbers, tables)
-        count = coding.total - len(ground.active(self._good)) - len(ground.active(self.silent))
-        free = [
-            number
-            for number, where in ground.places.items()
-            if where.active and number not in self._good and number not in self.silent and number not in unable
-        ]
-        size = tail.share_size
+        while True:
+            numbers = self._wanted(tables) if self.wanted is not None else self._best(tail, tables)
+            full = [number for number in numbers if not self._has_room(number, tail.share_size)]
+            if not full:
+                return sorted(numbers)
+
+    def _wanted(self, tables: Mapping[int, Tail]) -> list[int]:
+        there = self._good | set(self.outcome.failed)
+        return self._signable([number for number in self.wanted or () if number not in there], tables)
+
+    def _best(self, tail: Tail, tables: Mapping[int, Tail]) -> list[int]:
+        """Return as many numbers as shares are missing, where they are best placed."""
+        ground, size = self.ground, tail.share_size
+        taken = {*self._good, *self.silent, *self.outcome.failed}
+        free = [number for number in ground.active(ground.places) if number not in taken]
+        count = max(0, ground.coding.total - len(ground.active(self._good | set(self.silent))))
         beside = [self._candidate(number) for number in sorted(self._good)]
         # Those that the tables have come first: they can be made again, byte for byte, by everybody.
         listed = [number for number in free if number in tables]
-        numbers = place(self.object_id, [self._candidate(each) for each in listed], max(0, count), size, beside)
-        others = [number for number in self._signable(free, tables) if number not in listed]
-        beside += [self._candidate(number) for number in numbers]
-        left = max(0, count - len(numbers))
-        numbers += place(self.object_id, [self._candidate(each) for each in others], left, size, beside)
-        if len(numbers) < count and not self._outcome.why:
-            self._outcome.why = (
-                f"{shares(count - len(numbers))} cannot be placed: no store is left that takes one"
-                if self.seed is not None
-                else "shares that were never made before take the full capability"
-            )
-        return [number for number in sorted(numbers) if self._has_room(number, size)]
+        numbers = place(self.object_id, [self._candidate(each) for each in listed], count, size, beside)
+        left = count - len(numbers)
+        if left:
+            others = [each for each in self._signable(free, tables) if each not in listed]
+            beside += [self._candidate(number) for number in numbers]
+            numbers += place(self.object_id, [self._candidate(each) for each in others], left, size, beside)
+        if len(numbers) < count and not self.outcome.why:
+            self.outcome.why = f"{shares(count - len(numbers))} cannot be placed: no store is left that takes one"
+        return numbers
 
     def _has_room(self, number: int, size: int) -> bool:
         site = self._by_number[number]
         free = self.free.get(site.name)
         if free is None or free >= size:
             return True
-        self._outcome.failed[number] = Unavailable(f"it has {free:,} bytes left, the share takes {size:,}")
+        self.outcome.failed[number] = Full(f"it has {free:,} bytes left, and the share takes {size:,}")
         return False
 
     def _signable(self, numbers: Sequence[int], tables: Mapping[int, Tail]) -> list[int]:
         if self.seed is not None:
             return list(numbers)
         left = [number for number in numbers if number in tables]
-        if len(left) < len(numbers) and not self._outcome.why:
-            self._outcome.why = "shares that were never made before take the full capability"
+        if len(left) < len(numbers) and not self.outcome.why:
+            self.outcome.why = "shares that were never made before take the full capability"
         return left
 
     def _candidate(self, number: int) -> Candidate:
@@ -277,8 +308,8 @@ class Rebuild:
 
     # Making.
 
-    def _make(self, group: Sequence[OpenShare], look: Look, made: _Made) -> dict[int, str]:
-        """Make all blocks; return the shares that turned out to be damaged meanwhile."""
+    def _make(self, group: Sequence[OpenShare], look: Look, made: _Made) -> bool:
+        """Make all blocks; True if shares turned out to be damaged meanwhile."""
         needed = group[0].header.needed
 
         def encode(_: int, blocks: Mapping[int, memoryview]) -> tuple[list[bytes | memoryview], list[bytes]]:
@@ -291,11 +322,14 @@ class Rebuild:
                 made.take(blocks, hashes)
         finally:
             fetch.close()
-        return {
-            number: f"{count} of its blocks damaged"
-            for number, count in fetch.damaged.items()
-            if number not in self._spoilt
-        }
+            bad = {
+                number: f"{count} of its blocks damaged"
+                for number, count in fetch.damaged.items()
+                if number not in self._spoilt and not fetch.shares[number].site.staged
+            }
+            self._spoilt |= bad
+            self._good -= set(bad)
+        return bool(bad)
 
     def _tails(
         self, header: Header, tables: Mapping[int, Tail], hashes: Mapping[int, bytearray]
@@ -323,8 +357,10 @@ class Rebuild:
     def _store(self, made: _Made) -> dict[int, Exception]:
         """Put the shares where they belong, prove what is there then, and return what failed."""
         asking: GatedAsking[None] = GatedAsking({}, self.fetching.cancelled, self.fetching.clock)
+        # What is replaced may have blocks that nobody else has. (As it is now: the set grows meanwhile.)
+        is_precious = self.ground.margin(self._good, made.header.needed) < 0
         questions = {
-            self._by_number[number]: partial(self._put, asking, self._by_number[number], made)
+            self._by_number[number]: partial(self._put, asking, self._by_number[number], made, is_precious)
             for number in made.numbers
         }
         asking.add(questions)
@@ -332,47 +368,47 @@ class Rebuild:
         for answer in asking.answers(self.fetching.stall):
             number = answer.asked.number
             if answer.error is None:
-                self._outcome.made[number] = made.sizes[number]
+                self.outcome.made[number] = made.sizes[number]
                 self._good.add(number)
                 self._spoilt.pop(number, None)
             else:
                 failed[number] = answer.error
-        self._outcome.failed |= failed
+        self.outcome.failed |= failed
         return failed
 
-    def _put(self, asking: GatedAsking[None], site: Site, made: _Made) -> None:
-        number, name = site.number, site.name_of(self.object_id)
+    def _put(self, asking: GatedAsking[None], site: Site, made: _Made, is_precious: bool) -> None:
         moved = partial(asking.moved, site)
 
-        def put(under: str, *, fresh: bool) -> None:
-            source = in_pieces(partial(made.read, number), moved, self.fetching.clock)
-            site.store.put(under, made.sizes[number], source, fresh=fresh)
-
-        def prove(site: Site) -> None:
-            prove_written(site, self.object_id, self.verify_key, self._outcome.needed, moved)
-
-        is_there = number in self.there or number in self._spoilt
-        if is_there and self.ground.margin(self._good, self._outcome.needed) < 0:
-            # What is there may have blocks that nobody else has: it goes when the new one is safe beside it.
-            beside = replace(site, staged=True, gate=site.gate)
-            put(beside.name_of(self.object_id), fresh=False)
-            prove(beside)
-            put(name, fresh=False)
-            prove(site)
-            site.store.delete(beside.name_of(self.object_id))
-            return
-        else:
+        def put(where: Site, *, fresh: bool = False) -> None:
+            source = in_pieces(partial(made.read, where.number), moved, self.fetching.clock)
             try:
-                put(name, fresh=not is_there)
+                where.store.put(where.name_of(self.object_id), made.sizes[where.number], source, fresh=fresh)
             except Exists:
                 moved()  # somebody repairs it as well: what is there has to prove itself all the same
-        prove(site)
+            prove_written(where, made.header, self.verify_key, moved)
+
+        is_there = site.number in self.there or site.number in self._spoilt
+        if not (is_there and is_precious):
+            put(site, fresh=not is_there)
+            return
+        # It goes when the new one is safe beside it.
+        put(beside(site))
+        put(site)
+        with suppress(StoreError):  # it is collected one day
+            site.store.delete(beside(site).name_of(self.object_id))
 
 
-def prove_written(site: Site, object_id: str, verify_key: bytes, needed: int, moved: Callable[[], None]) -> None:
+def beside(site: Site) -> Site:
+    """Return the place of a share that is to take the place of the one at `site`."""
+    return replace(site, staged=True, gate=site.gate)
+
+
+def prove_written(site: Site, header: Header, verify_key: bytes, moved: Callable[[], None]) -> None:
     """Read back the end of a share that was written, and some of its blocks; raises `Damaged`."""
-    share = open_share(site, object_id, verify_key, needed=needed, heard=lambda _: moved())
-    segments = share.header.layout.segments
+    share = open_share(site, header.object_id, verify_key, needed=header.needed, heard=lambda _: moved())
+    if share.header != header:
+        raise Damaged(f"share {site.number} is there already, and belongs to other content")
+    segments = header.layout.segments
     for index in sorted({segments * part // REREAD for part in range(REREAD)} | {segments - 1}):
         if 0 <= index < segments:
             for _, block in share.blocks(index, 1, lambda _: moved()):
@@ -380,10 +416,20 @@ def prove_written(site: Site, object_id: str, verify_key: bytes, needed: int, mo
                     raise Damaged(f"share {site.number} reads back otherwise than it was written")
 
 
+def _tables(group: Sequence[OpenShare]) -> dict[int, Tail]:
+    """Return for each number that a table has the end of a share with the shortest such table.
+
+    Later tables are longer, so that is the one that a share was written with at first.
+    """
+    tails = sorted((share.tail for share in group), key=lambda tail: (-len(tail.roots), tail.number))
+    return {number: tail for tail in tails for number in tail.roots}
+
+
 class _Made:
     """Shares that are being made: each grows block by block in a file that has no name."""
 
     def __init__(self, header: Header, numbers: Sequence[int], stack: ExitStack, folder: str | None) -> None:
+        self.header = header
         self.numbers = list(numbers)
         self.hashes = {number: bytearray() for number in numbers}
         self.sizes: dict[int, int] = {}
@@ -417,13 +463,3 @@ class _Made:
 
 def _file(folder: str | None) -> IO[bytes]:
     return tempfile.TemporaryFile(dir=folder)
-
-
-def explain_failures(outcome: Outcome, sites: Mapping[int, Site]) -> list[str]:
-    """Return what did not succeed, a line each."""
-    lines = [
-        f"{sites[number].name}: share {number} was not written: {explain(error)}"
-        for number, error in outcome.failed.items()
-    ]
-    lines += [f"{sites[number].name}: share {number}: {why}" for number, why in outcome.damaged.items()]
-    return lines + ([outcome.why] if outcome.deficit and outcome.why else [])

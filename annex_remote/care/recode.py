@@ -17,7 +17,7 @@ from functools import partial
 from typing import IO
 
 from annex_remote.care.health import Ground
-from annex_remote.care.rebuild import IN_MEMORY, prove_written
+from annex_remote.care.rebuild import IN_MEMORY, beside, prove_written
 from annex_remote.errors import NotEnough, StoreError
 from annex_remote.model import Coding
 from annex_remote.shares import erasure
@@ -30,12 +30,7 @@ from annex_remote.transfer.presence import Look, best_first
 from annex_remote.transfer.sending import in_pieces
 from annex_remote.transfer.sites import GatedAsking, Notes, Site, causes, shares
 
-__all__ = ["Recode", "beside"]
-
-
-def beside(site: Site) -> Site:
-    """Return the place of a share that is to take the place of the one at `site`."""
-    return replace(site, staged=True, gate=site.gate)
+__all__ = ["Recode"]
 
 
 @dataclass
@@ -143,7 +138,7 @@ class Recode:
             moved = partial(asking.moved, site)
             source = in_pieces(partial(made.read, site.number), moved, self.fetching.clock)
             site.store.put(site.name_of(self.object_id), made.share_size, source)
-            prove_written(site, self.object_id, self.verify_key, self.coding.needed, moved)
+            prove_written(site, made.header, self.verify_key, moved)
 
         asking.add({site: partial(put, site) for site in targets})
         failed = {}
@@ -171,7 +166,7 @@ class _Recoded:
 
     def __init__(self, header: Header, numbers: Sequence[int], seed: bytes, folder: str | None) -> None:
         self.numbers = sorted(numbers)
-        self._header = header
+        self.header = header
         self._layout: Layout = header.layout
         self._seed = seed
         self._hashes = {number: bytearray() for number in self.numbers}
@@ -207,9 +202,9 @@ class _Recoded:
         """Make the ends of the shares."""
         self._file.flush()
         roots = {number: share_root(number, bytes(hashes)) for number, hashes in self._hashes.items()}
-        signature = sign(self._header, roots, self._seed)
+        signature = sign(self.header, roots, self._seed)
         for number in self.numbers:
-            self._ends[number] = bytes(self._hashes[number]) + Tail(self._header, roots, signature, number).pack()
+            self._ends[number] = bytes(self._hashes[number]) + Tail(self.header, roots, signature, number).pack()
 
     @property
     def share_size(self) -> int:

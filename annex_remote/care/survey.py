@@ -66,6 +66,12 @@ class Survey:
         if row is not None and row < len(self._sizes[number]):
             self._sizes[number][row] = _ABSENT
 
+    def tidied(self, object_id: str, store: str, name: str) -> None:
+        """A stray is there no more."""
+        left = [each for each in self.strays.pop(object_id, []) if (each.store, each.name) != (store, name)]
+        if left:
+            self.strays[object_id] = left
+
     def shares(self, object_id: str) -> dict[int, int]:
         """Return the sizes of the shares of an object, by number."""
         row = self._rows.get(object_id)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
@@ -16,7 +17,8 @@ from annex_remote.errors import Cancelled, SwarmError
 from annex_remote.model import ShareName
 from annex_remote.transfer.fetch import Fetching
 from annex_remote.transfer.figures import Book
-from annex_remote.transfer.sites import TICK, Clock, Notes, explain
+from annex_remote.transfer.opening import OpenShare, largest_group, open_share
+from annex_remote.transfer.sites import TICK, Clock, GatedAsking, Notes, Site, explain
 from annex_remote.transfer.trace import Trace
 from annex_remote.workers import workers
 
@@ -60,10 +62,10 @@ def in_parallel(
             except Exception as error:  # noqa: BLE001 # handed to whoever asked
                 results.put(_Result(item, error=error))
 
-    for _ in range(min(at_once, len(items))):
-        workers.start(go_on)
     left = len(items)
     try:
+        for _ in range(min(at_once, len(items))):
+            workers.start(go_on)
         while left:
             if cancelled.is_set():
                 raise Cancelled("the work was called off")
@@ -129,7 +131,6 @@ class Work:
         notes: list[str] = []
         if job.add is None or job.add:
             outcome = self._rebuild(job)
-            self._take_in(outcome)
             notes += self._failures(outcome)
         dropped, failed = self._drop(job, outcome)
         with self._lock:
@@ -140,34 +141,44 @@ class Work:
         verdict = job.verdict
         with self._lock:
             there = self.census.survey.shares(job.object_id)
-        fetching = Fetching(self.stall, Notes(), self.cancelled, book=self.book, trace=Trace())
-        if self.clock is not None:
-            fetching = replace(fetching, clock=self.clock)
-        return Rebuild(
+            staged = tuple(self.census.survey.staged.get(job.object_id, ()))
+        rebuild = Rebuild(
             job.object_id,
             list(self._sites.values()),
             self.census.ground,
             self.verify_key,
             self.seed,
-            {number: size for number, size in there.items() if number not in verdict.bad},
-            fetching,
+            {number: size for number, size in there.items() if number in verdict.good},
+            self._fetching(),
             spoilt=verdict.bad,
             silent=verdict.silent,
+            staged=staged,
             wanted=job.add,
             free=self.free,
             folder=self.folder,
             needed=verdict.needed,
-        ).run()
+        )
+        try:
+            return rebuild.run()
+        finally:
+            self._take_in(job, rebuild.outcome)
 
-    def _take_in(self, outcome: Outcome) -> None:
-        """Let census and ledger know what was seen and made."""
+    def _fetching(self) -> Fetching:
+        fetching = Fetching(self.stall, Notes(), self.cancelled, book=self.book, trace=Trace())
+        return fetching if self.clock is None else replace(fetching, clock=self.clock)
+
+    def _take_in(self, job: Job, outcome: Outcome) -> None:
+        """Let census and ledger know what was seen and made, also where nothing came of it."""
         object_id = outcome.object_id
         with self._lock:
+            for number in outcome.absent:
+                self.census.survey.discard(object_id, number)
+                self._mend(object_id, number)
             for number, size in outcome.made.items():
                 self.census.survey.add(object_id, number, size)
                 self._mend(object_id, number)
             for number, why in outcome.damaged.items():
-                if why != "known to be damaged":
+                if number not in job.verdict.bad:
                     self._damage(object_id, number, why)
 
     def _mend(self, object_id: str, number: int) -> None:
@@ -189,20 +200,15 @@ class Work:
     # What is not wanted where it is. It goes last, and only where nothing is missing then.
 
     def _drop(self, job: Job, outcome: Outcome | None) -> tuple[list[str], list[str]]:
-        if not (job.drop or job.strays):
-            return [], []
-        with self._lock:
-            verdict = self.census.verdict(job.object_id)
         made = set(outcome.made) if outcome else set()
+        numbers = [number for number in job.drop if number not in made]
+        if not (numbers or job.strays):
+            return [], []
         if outcome is not None and outcome.deficit:
             return [], ["nothing of it was removed, as shares are still missing"]
-        numbers = [number for number in job.drop if number not in made]
-        left = [number for number in verdict.good if number not in numbers]
-        ground = self.census.ground
-        # What was good before is not to bear less afterwards, but for what a retired store gave to it.
-        wanted = min(ground.margin(verdict.good, verdict.needed), ground.best(verdict.needed))
-        if ground.margin(left, verdict.needed) < wanted:
-            return [], ["nothing of it was removed: without it the object would bear less"]
+        why = self._why_not(job, numbers, made)
+        if why:
+            return [], [f"nothing of it was removed: {why}"]
         dropped, failed = [], []
         targets = [(self._sites[number], str(ShareName(job.object_id, number)), number) for number in numbers]
         by_store = {site.name: site for site in self._sites.values()}
@@ -219,6 +225,40 @@ class Work:
                     self.census.survey.discard(job.object_id, number)
                     self._mend(job.object_id, number)
                 else:
-                    kept = self.census.survey.strays[job.object_id]
-                    self.census.survey.strays[job.object_id] = [each for each in kept if each.name != name]
+                    self.census.survey.tidied(job.object_id, site.name, name)
         return dropped, failed
+
+    def _why_not(self, job: Job, numbers: Sequence[int], made: Collection[int]) -> str:
+        """Return why shares must not be removed; empty if they may."""
+        with self._lock:
+            verdict = self.census.verdict(job.object_id)
+        ground, needed = self.census.ground, verdict.needed
+        going = [number for number in numbers if number in verdict.good]
+        left = {number for number in verdict.good if number not in going}
+        # What was good before is not to bear less afterwards, but for what a retired store gave to it.
+        wanted = min(ground.margin(verdict.good, needed), ground.best(needed))
+        if ground.margin(left, needed) < wanted:
+            return "without it the object would bear less"
+        if len(going) == len(numbers) <= len(made) and not job.strays:
+            return ""  # for each there is one that was proved just now
+        # By all that is known the others do without it. As it goes without a successor, they have to prove that.
+        proved = self._proved(job.object_id, left - set(made)) | (left & set(made))
+        if ground.margin(proved, needed) < wanted:
+            return "the shares that were to be left could not be read"
+        if len(going) < len(numbers) + len(job.strays) and not ground.is_whole(proved, needed):
+            return "not all of its other shares are known to be there"
+        return ""
+
+    def _proved(self, object_id: str, numbers: Collection[int]) -> set[int]:
+        """Return those of `numbers` whose share is there now and belongs to the others, by its end."""
+        asking: GatedAsking[OpenShare] = GatedAsking({}, self.cancelled, *([self.clock] if self.clock else []))
+
+        def look(site: Site) -> OpenShare:
+            moved = partial(asking.moved, site)
+            return open_share(
+                site, object_id, self.verify_key, needed=1, with_hashes=False, heard=lambda _: moved()
+            )
+
+        asking.add({self._sites[number]: partial(look, self._sites[number]) for number in numbers})
+        found = [answer.value for answer in asking.answers(self.stall) if answer.value is not None]
+        return {share.site.number for share in largest_group(found)}
