@@ -267,6 +267,7 @@ def test_more_than_half_takes_force() -> None:
     assert "--force" in said
     assert refusal(plan(51, 100), force=True) is None
     assert refusal(plan(50, 100)) is None
+    assert refusal(plan(51, 100, total=10_000)) is not None
     assert refusal(plan(FEW + 1, 100, total=201)) is not None
     assert refusal(plan(FEW + 1, 100, total=220)) is None
     assert refusal(plan(FEW, FEW)) is None

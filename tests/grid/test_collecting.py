@@ -274,6 +274,14 @@ def test_a_store_that_cannot_be_listed_does_not_hold_up_the_others(vault: Vault)
     assert vault.has(GONE) == ""
 
 
+def test_a_store_that_was_not_listed_is_not_asked_in_between(vault: Vault) -> None:
+    """What it has was not seen to come just now."""
+    vault.plant(GONE)
+    vault.broken["c"] = lambda store: Failing(store, lambda: Unavailable("silent"), {"list"})
+    vault.collect()
+    assert vault.has(GONE) == "c"
+
+
 def test_what_cannot_be_removed_is_named_and_the_rest_goes_on(vault: Vault) -> None:
     vault.plant(GONE)
     other = "SHA256E-s10--other"
