@@ -133,16 +133,17 @@ class Finding:
             return None, error
 
 
-def whereabouts(roster: Roster, shown: Mapping[Place, Shown]) -> dict[str, list[str]]:
+def whereabouts(roster: Roster, shown: Mapping[Place, Shown], *, several: bool = False) -> dict[str, list[str]]:
     """Return the addresses at which each store of the roster showed its marker, by name; the first come first.
 
-    A place that has several markers is several stores in one folder, or a mistake: it tells nothing.
+    A place with several markers is several stores in one folder, or a mistake. It tells nothing, unless `several`
+    says that this does not matter: shares are told apart by their numbers.
     """
     by_number = {entry.numbers[0]: entry.name for entry in roster.stores}
     found: dict[str, list[str]] = {}
     for place, each in shown.items():
-        if len(each.numbers) == 1 and each.numbers[0] in by_number:
-            addresses = found.setdefault(by_number[each.numbers[0]], [])
+        for number in each.numbers if several or len(each.numbers) == 1 else ():
+            addresses = found.setdefault(by_number[number], []) if number in by_number else [place.address]
             if place.address not in addresses:
                 addresses.append(place.address)
     return found
@@ -170,31 +171,38 @@ def reopen(
     capability: Capability,
     places: Sequence[Place],
     *,
-    take_back: bool = False,
+    to_read: bool = False,
     logins: Logins = environment_login,
     stall: float = DEFAULT_STALL,
     opener: StoreOpener = open_store,
 ) -> Reopened:
     """Find the newest roster of the capability's grid, and its stores wherever their markers are.
 
-    With `take_back`, a store that is gone by the roster is read all the same if one of `places` is that store.
-    Nothing is put on any store. Raises `BadSetting` if no roster is found.
+    `to_read` is for who only reads: then a store that is gone by the roster is one all the same if one of `places`
+    is that store, and several may be in one place. Nothing is put on any store. Raises `BadSetting` if no roster
+    is found.
     """
     finding = Finding(capability.verify_key, logins, stall, WAIT + stall, opener)
     finding.ask_all_known(places)
     if finding.newest is None:
         raise BadSetting(_not_found(finding, places))
     roster = finding.newest.roster
-    where = whereabouts(roster, finding.shown)
-    notes = _said_of(finding, places, where)
+    where = whereabouts(roster, finding.shown, several=to_read)
+    notes = _said_of(finding, places, where, to_read)
     gone = {entry.name for entry in roster.stores if entry.state == GONE and entry.name in where}
-    if take_back:
+    if to_read:
         roster, refused = _taken_back(roster, {name: where[name][0] for name in gone})
-        notes += [f"{name} is gone by the list of stores, and is read all the same" for name in gone - refused]
+        notes += [
+            f"{name} is gone by the list of stores, and is read all the same" for name in sorted(gone - refused)
+        ]
+        notes += [
+            f"{name} is gone by the list of stores, and is where another store is to be: it is read if it is "
+            "mounted elsewhere, and that address is given"
+            for name in sorted(refused)
+        ]
     moved = {name: {"address": addresses[0]} for name, addresses in where.items()}
-    entries = [(entry, moved.get(entry.name, {}).get("address", entry.address)) for entry in roster.readable]
     settings = Settings(
-        stores=tuple(FirstStore(entry.name, address, len(entry.numbers)) for entry, address in entries),
+        stores=tuple(FirstStore(entry.name, entry.address, len(entry.numbers)) for entry in roster.readable),
         coding=roster.coding,
         cipher=roster.cipher,
         stall=stall,
@@ -244,7 +252,7 @@ def _not_found(finding: Finding, places: Sequence[Place]) -> str:
     )
 
 
-def _said_of(finding: Finding, places: Sequence[Place], where: dict[str, list[str]]) -> list[str]:
+def _said_of(finding: Finding, places: Sequence[Place], where: dict[str, list[str]], several: bool) -> list[str]:
     """Return what is odd about the places that a person has named."""
     notes = []
     for place in dict.fromkeys(places):
@@ -255,7 +263,7 @@ def _said_of(finding: Finding, places: Sequence[Place], where: dict[str, list[st
         shown = finding.shown[place]
         if shown.refused is not None:
             notes.append(f"{place}: a list of stores is refused: {explain(shown.refused)}")
-        if len(shown.numbers) > 1:
+        if len(shown.numbers) > 1 and not several:
             notes.append(f"{place}: it has the markers of several stores, so it is not clear which one it is")
         elif not shown.numbers:
             what = "no marker, so it is not clear which store it is" if shown.any else "nothing of this grid"

@@ -101,9 +101,9 @@ def capability_from(source: str) -> Capability:
 
 
 def _care_of(
-    capability: Capability, addresses: Sequence[str], limit_rate: str | None, *, take_back: bool = False
+    capability: Capability, addresses: Sequence[str], limit_rate: str | None, *, to_read: bool = False
 ) -> Care:
-    reopened = reopen(capability, read_places(addresses), take_back=take_back)
+    reopened = reopen(capability, read_places(addresses), to_read=to_read)
     for line in reopened.notes:
         err.print(line, markup=False)
     if limit_rate is not None:
@@ -171,7 +171,7 @@ def recover(
             "git-annex-remote-swarm health checks and repairs with this one"
         )
     folder = os.path.abspath(folder) if folder is not None else None
-    care = _care_of(held, addresses, limit_rate, take_back=True)
+    care = _care_of(held, addresses, limit_rate, to_read=True)
     with listing(as_json) as heard:
         survey = care.survey(heard)
     for name, error in care_failures(survey):

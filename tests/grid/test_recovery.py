@@ -60,6 +60,8 @@ class World:
         self.stores: dict[str, Store] = {}
         self.memory = {name: MemoryStore() for name in NAMES}
         self.logins: dict[str, Login] = {}
+        self.guarded: set[str] = set()
+        """Addresses where nobody gets in without a login."""
         self.opened: list[tuple[str, Access]] = []
         self.roster = first_roster(
             FULL.verify_key,
@@ -81,6 +83,8 @@ class World:
         store = self.stores.get(address)
         if store is None:
             store = MemoryStore()  # an empty mount point
+        if address in self.guarded and access.login is None:
+            return Failing(store, lambda: Denied("who are you", wants_login=True))
         if marker is not None and isinstance(store, MemoryStore) and marker not in store.contents:
             return Failing(store, lambda: Unavailable(f"{address} does not have this store's marker"))
         return store
@@ -101,14 +105,12 @@ class World:
             self.memory[NAMES[each]].contents[str(built.name(each))] = built.shares[each]
         return built
 
-    def reopen(
-        self, *words: str, capability: Capability = FULL, take_back: bool = False
-    ) -> tuple[Care, list[str]]:
+    def reopen(self, *words: str, capability: Capability = FULL, to_read: bool = False) -> tuple[Care, list[str]]:
         found = in_thread(
             lambda: reopen(
                 capability,
                 read_places(words),
-                take_back=take_back,
+                to_read=to_read,
                 logins=self.logins.get,
                 stall=STALL,
                 opener=self.open,
@@ -117,7 +119,7 @@ class World:
         return Care(found.grid, capability), found.notes
 
     def recovery(self, folder: Path | None, *words: str, **more: object) -> Recovery:
-        care, _ = self.reopen(*(words or ("dir:/a",)), take_back=True)
+        care, _ = self.reopen(*(words or ("dir:/a",)), to_read=True)
         survey = in_thread(care.survey)
         return Recovery(care, survey, None if folder is None else str(folder), **more)  # type: ignore[arg-type]
 
@@ -224,6 +226,14 @@ def test_disks_that_changed_places(world: World) -> None:
     assert all(error is None for _, error in care.reach().values())
 
 
+def test_a_disk_in_the_place_of_another_one(world: World) -> None:
+    world.stores["dir:/a"] = world.stores.pop("dir:/b")
+    care, notes = world.reopen("dir:/a")
+    assert notes == []
+    errors = {name: str(error) for name, (_, error) in care.reach().items() if error}
+    assert errors == {"a": "dir:/a does not have this store's marker"}
+
+
 def test_a_place_with_two_markers_tells_nothing(world: World) -> None:
     b = world.roster.entry("b")
     world.memory["a"].contents[marker_name(world.roster.grid, b)] = b"marker"
@@ -231,6 +241,17 @@ def test_a_place_with_two_markers_tells_nothing(world: World) -> None:
     care, notes = world.reopen("dir:/both")
     assert notes == ["dir:/both: it has the markers of several stores, so it is not clear which one it is"]
     assert care.grid.address(b) == "dir:/b"
+    assert care.grid.address(world.roster.entry("a")) == "dir:/a"
+
+
+def test_what_was_brought_together_on_one_disk_is_read_there(world: World, tmp_path: Path) -> None:
+    world.put(1, 200_000)
+    for name in "bc":
+        world.memory["a"].contents |= world.memory[name].contents
+    world.move("a", "dir:/both")
+    world.unplug(*"bcde")
+    assert fates(world.recover(tmp_path, "dir:/both")) == {key_of(1, 200_000): "recovered"}
+    assert world.reopen("dir:/both", to_read=True)[1] == []
 
 
 def test_a_copy_of_a_store(world: World) -> None:
@@ -288,9 +309,22 @@ def test_a_login_goes_to_the_store_that_it_is_named_for(world: World) -> None:
 
 
 def test_who_wants_a_login_is_named_with_what_to_do(world: World) -> None:
-    world.break_store("a", lambda store: Failing(store, lambda: Denied("who are you", wants_login=True)))
+    world.guarded = {"dir:/a"}
     with pytest.raises(BadSetting, match="who are you; write NAME=ADDRESS for a login"):
         world.reopen("dir:/a")
+
+
+def test_who_wants_a_login_is_asked_with_it_as_soon_as_its_name_is_known(world: World) -> None:
+    newer = world.roster.with_changed("b", cost=7)
+    world.give(newer, "b")
+    world.guarded = {"dir:/a", "dir:/b"}
+    world.logins = {"a": Login("me", "secret"), "b": Login("me", "other")}
+    with pytest.raises(BadSetting):
+        world.reopen("dir:/a")
+    assert world.reopen("a=dir:/a")[0].grid.roster == newer
+    care, notes = world.reopen("dir:/b", "dir:/c")
+    assert care.grid.roster == newer
+    assert notes == []
 
 
 def test_a_store_that_was_given_up_is_read_where_it_is_asked_for(world: World, tmp_path: Path) -> None:
@@ -300,10 +334,19 @@ def test_a_store_that_was_given_up_is_read_where_it_is_asked_for(world: World, t
     world.unplug("d")
     care, notes = world.reopen("dir:/c", "dir:/a")
     assert "a" not in [entry.name for entry in care.grid.roster.readable]
-    care, notes = world.reopen("dir:/c", "dir:/a", take_back=True)
+    care, notes = world.reopen("dir:/c", "dir:/a", to_read=True)
     assert notes == ["a is gone by the list of stores, and is read all the same"]
     found = world.recover(tmp_path, "dir:/c", "dir:/a")  # a, c, e
     assert fates(found) == {key_of(1, 3000): "recovered"}
+
+
+def test_a_store_that_was_given_up_in_the_place_of_another_one(world: World) -> None:
+    world.give(replace(world.roster.with_state(["a"], GONE), serial=2), "c")
+    world.stores["dir:/b"] = world.stores.pop("dir:/a")
+    care, notes = world.reopen("dir:/c", "dir:/b", to_read=True)
+    assert "a" not in [entry.name for entry in care.grid.roster.readable]
+    [note] = notes
+    assert note.startswith("a is gone by the list of stores, and is where another store is to be")
 
 
 # Bringing it back.

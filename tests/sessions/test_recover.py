@@ -296,7 +296,24 @@ def test_a_stronger_capability_is_used_as_a_verify_one(session: Session, lost: L
     assert [made["store"] for made in repaired["made"]] == ["usb"]
 
 
-def test_what_a_friend_cannot_tell_or_make(session: Session, lost: Lost) -> None:
+def test_a_share_that_was_never_made_is_not_made_without_the_owner(session: Session) -> None:
+    laptop = session.repository("laptop")
+    laptop.add(note=1000)
+    laptop.initremote()
+    laptop.run("git annex copy --to vault .")
+    laptop.run(f"{PROGRAM} stores vault add spare=dir:{session.store('spare')}")
+    laptop.run(f"{PROGRAM} stores vault remove usb --gone")
+    for word in (laptop.capability(), laptop.capability("--verify")):
+        said = session.attempt(
+            f"{PROGRAM} health --capability - dir:{session.store('nas')} --repair", typed=f"{word}\n"
+        )
+        assert said.status == 1, str(said)
+        assert "shares that were never made before take the full capability" in said
+        assert "1 still to be repaired: by the owner" in said
+        assert session.shares("spare") == []
+
+
+def test_what_a_friend_cannot_tell_and_what_is_lost(session: Session, lost: Lost) -> None:
     session.unplug("usb", "nas", "attic")
     assert lost.health("cloud").status == 3
     session.plug("usb", "nas", "attic")
