@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,7 +14,7 @@ from annex_remote.care.health import Verdict
 from annex_remote.care.ledger import Ledger
 from annex_remote.care.plan import Census, Job
 from annex_remote.care.rebuild import Outcome, Rebuild, Tally
-from annex_remote.errors import Cancelled, SwarmError
+from annex_remote.errors import Cancelled
 from annex_remote.model import ShareName
 from annex_remote.transfer.fetch import Fetching
 from annex_remote.transfer.figures import Book
@@ -214,9 +215,8 @@ class Work:
         by_store = {site.name: site for site in self._sites.values()}
         targets += [(by_store[stray.store], stray.name, -1) for stray in job.strays if stray.store in by_store]
         for site, name, number in targets:
-            try:
-                site.store.delete(name)
-            except SwarmError as error:
+            error = self._delete(site, name)
+            if error is not None:
                 failed.append(f"{site.name}: {name} could not be removed: {explain(error)}")
                 continue
             dropped.append(f"{site.name}: {name}")
@@ -227,6 +227,14 @@ class Work:
                 else:
                     self.census.survey.tidied(job.object_id, site.name, name)
         return dropped, failed
+
+    def _delete(self, site: Site, name: str) -> Exception | None:
+        """Remove something; return why it could not be, also if the store hangs."""
+        asking: GatedAsking[None] = self._asking({site: partial(site.store.delete, name)})
+        return next(iter(asking.answers(self.stall))).error
+
+    def _asking(self, questions: Mapping[Site, Callable[[], R]]) -> GatedAsking[R]:
+        return GatedAsking(questions, self.cancelled, self.clock or time.monotonic)
 
     def _why_not(self, job: Job, numbers: Sequence[int], made: Collection[int]) -> str:
         """Return why shares must not be removed; empty if they may."""
@@ -242,7 +250,7 @@ class Work:
         if len(going) == len(numbers) <= len(made) and not job.strays:
             return ""  # for each there is one that was proved just now
         # By all that is known the others do without it. As it goes without a successor, they have to prove that.
-        proved = self._proved(job.object_id, left - set(made)) | (left & set(made))
+        proved = self._proved(job.object_id, left)
         if ground.margin(proved, needed) < wanted:
             return "the shares that were to be left could not be read"
         if len(going) < len(numbers) + len(job.strays) and not ground.is_whole(proved, needed):
@@ -251,7 +259,7 @@ class Work:
 
     def _proved(self, object_id: str, numbers: Collection[int]) -> set[int]:
         """Return those of `numbers` whose share is there now and belongs to the others, by its end."""
-        asking: GatedAsking[OpenShare] = GatedAsking({}, self.cancelled, *([self.clock] if self.clock else []))
+        asking: GatedAsking[OpenShare] = self._asking({})
 
         def look(site: Site) -> OpenShare:
             moved = partial(asking.moved, site)
