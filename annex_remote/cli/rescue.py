@@ -38,7 +38,7 @@ from annex_remote.cli.care import (
     verify_shares,
 )
 from annex_remote.cli.terminal import EXIT_TROUBLE, dry_run_option, err, out, plainly
-from annex_remote.credentials import ENVIRONMENT, environment_capability, login_variables
+from annex_remote.credentials import ENVIRONMENT, environment_capability
 from annex_remote.errors import BadSetting, NoCapability, SwarmError
 from annex_remote.finding import read_places, reopen
 from annex_remote.grid import Grid
@@ -132,7 +132,7 @@ def recover(
     limit_rate: str | None,
     as_json: bool,
 ) -> None:
-    r"""Bring back what the stores have, with the capability alone, where no git repository is left.
+    """Bring back what the stores have, with the capability alone, where no git repository is left.
 
     The capability is typed or piped in (-), in the environment (env: SWARM_CAPABILITY), or in a FILE. One ADDRESS
     at which a store of the grid is now does, such as dir:/media/usb/annex: the list of all stores is there. Give
@@ -161,7 +161,7 @@ def recover(
       git annex fromkey KEY FILE
 
     Exit status: 0 all recovered, 2 some is lost, 3 some could not be told or got, 1 for mistakes.
-    """
+    """  # noqa: D301 # click wants the character
     if folder is None and not dry_run:
         raise BadSetting("--to DIR is missing: it says where the content goes")
     held = capability_from(capability)
@@ -253,10 +253,12 @@ def _end(grid: Grid, recovery: Recovery, found: Sequence[Back], as_json: bool) -
     out.print(f"{len(found):,} object{'' if len(found) == 1 else 's'}{': ' if parts else ''}{', '.join(parts)}")
     for line in _outlook(recovery, counts, hidden):
         out.print(line, markup=False)
+    far = any(is_far(grid.address(entry)) for entry in grid.roster.readable)
+    logins = ", have the logins of the stores in the environment as now" if far else ""
     for uuid, whole in repositories.items():
         out.print(
             f"the git repository was pushed to this grid{'' if whole else ', but not all of it is left'}: to "
-            f"clone it, set {ENVIRONMENT} to the capability, and",
+            f"clone it, set {ENVIRONMENT} to the capability{logins}, and",
             markup=False,
         )
         out.print(f"  {commands[uuid]}", markup=False)
@@ -319,10 +321,7 @@ def _clone_command(grid: Grid, uuid: str) -> str:
         here = grid.address(entry)
         if here != entry.address:
             words += ["-c", f"remote.origin.swarm-store-{entry.name}={here}"]
-    command = shlex.join([*words, clone_address(uuid, parameters)])
-    logins = [name for entry in entries if is_far(grid.address(entry)) for name in login_variables(entry.name)]
-    known = [f"{name}=..." for name in logins if os.environ.get(name)]
-    return " ".join([*known, command, "DIR"])
+    return f"{shlex.join([*words, clone_address(uuid, parameters)])} DIR"
 
 
 # health

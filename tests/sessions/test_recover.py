@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 
 from annex_remote.capability import Capability
 from annex_remote.keyfiles import key_path
+from tests.sessions.network import Network
 from tests.sessions.session import STORES, Output, Repository, Session, flip, sizes_of
 from tests.sessions.test_secrets import secrets_of
 
@@ -253,6 +255,36 @@ def test_git_annex_takes_what_was_recovered(session: Session) -> None:
 
     session.run(f"sh -c {shlex.quote(reinject)}", cwd=clones[1].path)
     assert {name: clones[1].read(name) for name in contents} == contents
+
+
+def test_all_kinds_of_stores_from_one_that_wants_a_login(session: Session) -> None:
+    with ExitStack() as stack:
+        network = Network(session, stack)
+        laptop = session.repository("laptop")
+        contents = laptop.add(**SIZES)
+        network.initremote(laptop)
+        laptop.run("git annex copy --to vault .", env=network.logins)
+        keys = {name: laptop.key(name) for name in contents}
+        lost = Lost(session, contents, keys, laptop.capability(), "")
+        lost.path.write_text(lost.capability)
+        session.lose("usb")
+        network.stop("nas")
+        cloud = network.addresses["cloud"]
+        said = session.attempt(f"{PROGRAM} recover word {cloud} --to back", env=network.logins)
+        assert said.status == 1
+        assert "write NAME=ADDRESS for a login" in said
+        said = session.attempt(f"{PROGRAM} recover word cloud={cloud} --to back")
+        assert said.status == 1
+        said = session.attempt(f"{PROGRAM} recover word cloud={cloud} --to back", env=network.logins)
+        assert said.status == 0, str(said)
+        assert lost.back() == contents
+        assert "nas: could not be asked" in said
+        assert not [secret for secret in network.secrets if secret in said]
+
+
+def test_help_shows_commands_a_line_each(session: Session) -> None:
+    lines = session.run(f"{PROGRAM} recover --help").out.splitlines()
+    assert "    git annex fsck --from recovered --fast" in lines
 
 
 # The friend's check.
