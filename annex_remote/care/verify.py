@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from queue import Empty, SimpleQueue
 
-from annex_remote.errors import Cancelled, Damaged, NotFound
+from annex_remote.errors import Cancelled, Damaged
 from annex_remote.shares.format import Tail
 from annex_remote.transfer.opening import open_share
-from annex_remote.transfer.sites import TICK, Clock, Site, silence
+from annex_remote.transfer.sites import TICK, Clock, Site, explain, silence
 from annex_remote.workers import workers
 
 __all__ = ["Proof", "Task", "prove_share", "prove_shares", "slice_of"]
@@ -58,7 +60,7 @@ class Proof:
 
     def __str__(self) -> str:
         if self.error is not None:
-            return str(self.error)
+            return explain(self.error)
         if not self.bad:
             return "good"
         named = ", ".join(map(str, self.bad[:MOST_NAMED]))
@@ -90,13 +92,35 @@ def prove_share(site: Site, task: Task, verify_key: bytes, needed: int, heard: C
 
 
 @dataclass
+class _Reading:
+    """A share that is being read."""
+
+    moved: float
+    """When it last brought something."""
+    leave: Callable[[], None] = lambda: None
+    """Lets others ask the store, if this one hangs."""
+
+
+@dataclass
 class _Lane:
     """One store's shares, and who reads them."""
 
     waiting: deque[Task]
-    reading: dict[Task, float] = field(default_factory=dict)
-    """To when it last brought something."""
-    silent: bool = False
+    reading: dict[Task, _Reading] = field(default_factory=dict)
+    is_silent: bool = False
+
+    def quiet(self, now: float) -> float:
+        """Return for how many seconds nothing has come of anything that is read."""
+        return now - max((each.moved for each in self.reading.values()), default=now)
+
+    def give_up(self) -> list[Task]:
+        """Wait for nothing more; return what was not read to its end."""
+        self.is_silent = True
+        rest = [*self.reading, *self.waiting]
+        self.waiting.clear()
+        for each in self.reading.values():
+            each.leave()
+        return rest
 
 
 def prove_shares(
@@ -126,58 +150,58 @@ def prove_shares(
     def read(lane: _Lane) -> None:
         while True:
             with lock:
-                if lane.silent or over.is_set() or not lane.waiting:
+                if lane.is_silent or over.is_set() or not lane.waiting:
                     return
                 task = lane.waiting.popleft()
-                lane.reading[task] = clock()
+                reading = lane.reading[task] = _Reading(clock())
 
             def hear(size: int) -> None:
-                if over.is_set():
+                if over.is_set() or lane.is_silent:
                     raise Cancelled("nobody waits for it")
-                lane.reading[task] = clock()  # noqa: B023 # is over before the next one begins
+                reading.moved = clock()  # noqa: B023 # is over before the next one begins
                 heard(size)
 
+            site = by_number[task.number]
             try:
-                site = by_number[task.number]
-                with site.gate.pass_(over):
-                    lane.reading[task] = clock()
+                with site.gate.pass_(over) as leave:
+                    reading.moved, reading.leave = clock(), leave
                     proof = prove_share(site, task, verify_key, needed, hear)
             except Cancelled:
                 return
             with lock:
-                lane.reading.pop(task, None)
-                if not lane.silent:
+                if not lane.is_silent:
+                    del lane.reading[task]
                     proofs.put(proof)
 
-    def given_up(name: str, lane: _Lane) -> Sequence[Proof]:
-        """Give up a store that is silent, and return what is said of its shares."""
-        with lock:
-            quiet = clock() - min(lane.reading.values(), default=clock())
-            if lane.silent or quiet < stall:
-                return []
-            lane.silent = True
-            rest, lane.waiting = [*lane.reading, *lane.waiting], deque()
-        return [Proof(task, name, error=silence(stall)) for task in rest]
+    def silent() -> Iterator[Proof]:
+        """Give up the stores that are silent, and yield what is said of their shares."""
+        for name, lane in lanes.items():
+            with lock:
+                rest = lane.give_up() if not lane.is_silent and lane.quiet(clock()) >= stall else []
+            yield from (Proof(task, name, error=silence(stall)) for task in rest)
 
     left = sum(len(lane.waiting) for lane in lanes.values())
-    for lane in list(lanes.values()):
-        connections = min(AT_ONCE, by_number[lane.waiting[0].number].connections, len(lane.waiting))
-        for _ in range(connections):
-            workers.start(lambda lane=lane: read(lane))  # type: ignore[misc]
+    looked = clock()
     try:
+        for lane in lanes.values():
+            connections = min(AT_ONCE, by_number[lane.waiting[0].number].connections, len(lane.waiting))
+            for _ in range(connections):
+                workers.start(partial(read, lane))
         while left:
             if cancelled.is_set():
                 raise Cancelled("the work was called off")
             try:
                 proof = proofs.get(timeout=TICK)
             except Empty:
-                for name, lane in lanes.items():
-                    for proof in given_up(name, lane):
-                        left -= 1
-                        yield proof
-                continue
-            left -= 1
-            yield proof
+                looked = -math.inf
+            else:
+                left -= 1
+                yield proof
+            if clock() - looked >= TICK:
+                looked = clock()
+                for proof in silent():
+                    left -= 1
+                    yield proof
     finally:
         over.set()
 
@@ -199,8 +223,3 @@ def slice_of(tasks: Sequence[Task], parts: int, turn: int, overdue: Callable[[Ta
         if min(parts - 1, middle * parts // total) == turn % parts or overdue(task):
             chosen.append(task)
     return chosen
-
-
-def is_absent(proof: Proof) -> bool:
-    """True if the share is not there, by its store's word."""
-    return isinstance(proof.error, NotFound)

@@ -231,7 +231,10 @@ def test_the_larger_content_is_not_replaced_because_the_smaller_one_was_seen_fir
     vault = Vault.of(tmp_path, THREE, needed=2, total=6)
     vault.rig.plant(upload(bytes(THREE), 2, range(6)), [0, 2])
     vault.rig.forget(5)
-    vault.rig.costs = {1: 1, 0: 2, 2: 3, 3: 1000, 4: 1000}  # one of the larger, then both of the smaller
+    release = threading.Event()
+    for number in (3, 4):  # one of the larger and both of the smaller are seen long before
+        vault.rig.break_store(number, lambda store: Slow(store, release, {"read"}))
+    threading.Timer(0.3, release.set).start()
     assert is_healthy(vault.repair())
     assert vault.is_whole()
 
