@@ -92,34 +92,23 @@ def prove_share(site: Site, task: Task, verify_key: bytes, needed: int, heard: C
 
 
 @dataclass
-class _Reading:
-    """A share that is being read."""
-
-    moved: float
-    """When it last brought something."""
-    leave: Callable[[], None] = lambda: None
-    """Lets others ask the store, if this one hangs."""
-
-
-@dataclass
 class _Lane:
     """One store's shares, and who reads them."""
 
     waiting: deque[Task]
-    reading: dict[Task, _Reading] = field(default_factory=dict)
+    moved: float = 0.0
+    """When the store last brought anything, or was asked for something."""
+    reading: dict[Task, Callable[[], None]] = field(default_factory=dict)
+    """Shares that are being read, to what lets others ask the store if it hangs."""
     is_silent: bool = False
-
-    def quiet(self, now: float) -> float:
-        """Return for how many seconds nothing has come of anything that is read."""
-        return now - max((each.moved for each in self.reading.values()), default=now)
 
     def give_up(self) -> list[Task]:
         """Wait for nothing more; return what was not read to its end."""
         self.is_silent = True
         rest = [*self.reading, *self.waiting]
         self.waiting.clear()
-        for each in self.reading.values():
-            each.leave()
+        for leave in self.reading.values():
+            leave()
         return rest
 
 
@@ -153,18 +142,18 @@ def prove_shares(
                 if lane.is_silent or over.is_set() or not lane.waiting:
                     return
                 task = lane.waiting.popleft()
-                reading = lane.reading[task] = _Reading(clock())
+                lane.reading[task], lane.moved = _nothing, clock()
 
             def hear(size: int) -> None:
                 if over.is_set() or lane.is_silent:
                     raise Cancelled("nobody waits for it")
-                reading.moved = clock()  # noqa: B023 # is over before the next one begins
+                lane.moved = clock()
                 heard(size)
 
             site = by_number[task.number]
             try:
                 with site.gate.pass_(over) as leave:
-                    reading.moved, reading.leave = clock(), leave
+                    lane.reading[task], lane.moved = leave, clock()
                     proof = prove_share(site, task, verify_key, needed, hear)
             except Cancelled:
                 return
@@ -177,7 +166,8 @@ def prove_shares(
         """Give up the stores that are silent, and yield what is said of their shares."""
         for name, lane in lanes.items():
             with lock:
-                rest = lane.give_up() if not lane.is_silent and lane.quiet(clock()) >= stall else []
+                is_silent = bool(lane.reading) and clock() - lane.moved >= stall
+                rest = lane.give_up() if is_silent and not lane.is_silent else []
             yield from (Proof(task, name, error=silence(stall)) for task in rest)
 
     left = sum(len(lane.waiting) for lane in lanes.values())
@@ -204,6 +194,10 @@ def prove_shares(
                     yield proof
     finally:
         over.set()
+
+
+def _nothing() -> None:
+    """Stands for leaving a gate that is not entered yet."""
 
 
 def slice_of(tasks: Sequence[Task], parts: int, turn: int, overdue: Callable[[Task], bool]) -> list[Task]:
