@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from annex_remote.errors import Cancelled, NotFound
+from annex_remote.errors import Cancelled, Damaged, NotFound
 from annex_remote.model import ShareName, staged_number
 from annex_remote.transfer.sites import Clock, GatedAsking, Site, ask_all
 
@@ -129,43 +129,50 @@ def take_survey(
     for site in sites:
         by_store.setdefault(site.name, site)
     asking: GatedAsking[None] = GatedAsking({}, cancelled, clock)
+    heard_of: dict[str, list[tuple[str, int]]] = {name: [] for name in by_store}
+    """What each store has said, as far as it was not taken in yet."""
 
-    def take(site: Site, names: Sequence[tuple[str, int]]) -> None:
+    def take(store: str) -> None:
         with lock:
-            if site.name in survey.failed:
+            if store in survey.failed:
                 raise Cancelled("the store was given up")
-            for name, size in names:
-                if not name.startswith(own):
-                    _take_in(survey, site.name, name, size)
+            settle(store)
+
+    def settle(store: str) -> None:
+        for name, size in heard_of[store]:
+            if not name.startswith(own):
+                _take_in(survey, store, name, size)
+        heard_of[store].clear()
 
     def list_store(site: Site) -> None:
-        batch: list[tuple[str, int]] = []
+        batch = heard_of[site.name]
         count = 0
         for item in site.store.list():
+            asking.moved(site)
             batch.append(item)
+            count += 1
             if len(batch) >= _BATCH:
-                take(site, batch)
-                count += len(batch)
-                asking.moved(site)
+                take(site.name)
                 heard(site.name, count)
-                batch = []
-        take(site, batch)
-        heard(site.name, count + len(batch))
+        take(site.name)
+        heard(site.name, count)
 
     asking.add({site: partial(list_store, site) for site in by_store.values()})
     for answer in asking.answers(stall):
         if answer.error is not None:
             with lock:
                 survey.failed[answer.asked.name] = answer.error
+                settle(answer.asked.name)
     return survey
 
 
 def _take_in(survey: Survey, store: str, name: str, size: int) -> None:
-    object_id, _, suffix = name[3:].partition(".")
-    staged = staged_number(name) if suffix.startswith("n") else None
-    number = int(suffix) if suffix.isdecimal() else staged
-    if number is None or suffix.lstrip("n") != str(number):
+    staged = staged_number(name)
+    try:
+        number = ShareName.parse(name).number if staged is None else staged
+    except Damaged:
         return  # no share: nobody asked for it
+    object_id = name[3:].partition(".")[0]
     site = survey.sites.get(number)
     if site is None or site.name != store:
         survey.know([object_id])
