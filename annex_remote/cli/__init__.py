@@ -7,8 +7,9 @@ import sys
 
 import click
 
-from annex_remote.cli.care import check, coding, rebalance, repair, retire, status
+from annex_remote.cli.check import check, status
 from annex_remote.cli.gc import gc
+from annex_remote.cli.repair import coding, rebalance, repair, retire
 from annex_remote.cli.rescue import health, recover
 from annex_remote.cli.stores import stores
 from annex_remote.cli.terminal import err, held, opened, out, plainly

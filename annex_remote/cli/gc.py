@@ -18,7 +18,7 @@ from rich.text import Text
 from annex_remote.annexed import is_encrypted, keys_known, keys_over, keys_somewhere
 from annex_remote.care.garbage import Item, Leftover, Plan, Why, by_store, refusal
 from annex_remote.caring import Care
-from annex_remote.cli.care import SHOWN, json_option, listing, quiet_option, seconds
+from annex_remote.cli.keeping import SHOWN, json_option, listing, quiet_option, seconds
 from annex_remote.cli.terminal import EXIT_TROUBLE, dry_run_option, err, held, opened, out, plainly
 from annex_remote.collecting import Collecting, Gone
 from annex_remote.consult import consult

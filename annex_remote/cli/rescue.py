@@ -19,25 +19,22 @@ from annex_remote.care.health import State
 from annex_remote.care.plan import Census, plan_repair
 from annex_remote.care.verify import Proof
 from annex_remote.caring import Care, Sample, parse_sample
-from annex_remote.cli.care import (
+from annex_remote.cli.check import verify_shares
+from annex_remote.cli.findings import Tidings, care_failures, print_check, print_json
+from annex_remote.cli.keeping import (
     EXIT_LOST,
     EXIT_UNKNOWN,
+    Command,
     Deadline,
-    Tidings,
-    care_failures,
-    carry_out,
     counting,
     json_option,
     listing,
-    print_check,
-    print_json,
     quiet_option,
     rate_option,
-    tell_done,
     time_option,
-    verify_shares,
 )
-from annex_remote.cli.terminal import EXIT_TROUBLE, dry_run_option, err, out, plainly
+from annex_remote.cli.repair import carry_out, tell_done
+from annex_remote.cli.terminal import dry_run_option, err, out, plainly
 from annex_remote.credentials import ENVIRONMENT, environment_capability
 from annex_remote.errors import BadSetting, NoCapability, SwarmError
 from annex_remote.finding import read_places, reopen
@@ -52,20 +49,6 @@ __all__ = ["health", "recover"]
 _LITERAL = re.compile(r"\s*swarm-?(full|read|verify)-", re.IGNORECASE)
 _MOST = 4096
 """Bytes that are read of a file with a capability."""
-
-
-class _Mistake(click.UsageError):
-    exit_code = EXIT_TROUBLE
-
-
-class _Command(click.Command):
-    """A command whose mistakes end with 1: click's own status for them would say that something is lost."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        try:
-            return super().parse_args(ctx, args)
-        except click.UsageError as error:
-            raise _Mistake(error.format_message(), error.ctx or ctx) from error
 
 
 def capability_from(source: str) -> Capability:
@@ -114,7 +97,7 @@ def _care_of(
 # recover
 
 
-@click.command(cls=_Command)
+@click.command(cls=Command)
 @click.argument("capability", metavar="-|env|FILE")
 @click.argument("addresses", metavar="[NAME=]ADDRESS...", nargs=-1, required=True)
 @click.option("--to", "folder", metavar="DIR", type=click.Path(file_okay=False), help="Where the content goes.")
@@ -327,7 +310,7 @@ def _clone_command(grid: Grid, uuid: str) -> str:
 # health
 
 
-@click.command(cls=_Command)
+@click.command(cls=Command)
 @click.option(
     "--capability", "--verify-capability", "source", metavar="-|env|FILE", required=True, help="Where it is."
 )
@@ -378,7 +361,7 @@ def health(
     if repair and not deadline.is_over:
         jobs = plan_repair(census)
         tell = partial(tell_done, census, as_json=as_json, quiet=quiet)
-        done = carry_out(care, census, jobs, deadline, quiet or as_json, None, tell)
+        done, _ = carry_out(care, census, jobs, deadline, quiet or as_json, None, tell)
         if done < len(jobs):
             unfinished = unfinished or f"the time is over: {len(jobs) - done:,} of {len(jobs):,} were not repaired"
     care.notes.close()

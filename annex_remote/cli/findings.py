@@ -1,0 +1,276 @@
+"""What was found out about objects, as it is told: tables for people, lines of JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from annex_remote.annexed import files_of
+from annex_remote.care.health import State, Verdict
+from annex_remote.care.plan import Census
+from annex_remote.care.survey import Survey
+from annex_remote.care.verify import Proof
+from annex_remote.caring import Care
+from annex_remote.cli.keeping import EXIT_LOST, EXIT_REPAIR, EXIT_UNKNOWN, SHOWN
+from annex_remote.cli.terminal import err, out
+from annex_remote.roster import RETIRED
+from annex_remote.transfer.sites import explain
+
+__all__ = [
+    "Tidings",
+    "advice",
+    "care_failures",
+    "object_document",
+    "print_check",
+    "print_json",
+    "summary",
+    "wrong_with",
+]
+
+_COLOURS = {
+    State.HEALTHY: "green",
+    State.DEGRADED: "yellow",
+    State.CRITICAL: "red",
+    State.LOST: "bold red",
+    State.UNKNOWN: "magenta",
+}
+
+
+@dataclass
+class Tidings:
+    """What was found out, as it is told: by state, and the objects that are not healthy."""
+
+    care: Care
+    remote: str
+    states: Counter[State] = field(default_factory=Counter)
+    troubled: list[tuple[str, Verdict]] = field(default_factory=list)
+    leftovers: int = 0
+    """Objects that nobody wants, of too few shares: from removals that missed a store, or killed uploads."""
+    crowded: int = 0
+    outdated: int = 0
+    """Objects that are coded otherwise than new ones are."""
+    bears: Counter[int] = field(default_factory=Counter)
+    """How many objects bear the loss of so many places."""
+
+    def take(self, census: Census) -> None:
+        known = bool(census.names)
+        for object_id, verdict in census:
+            incomplete = verdict.left < 0
+            if known and incomplete and object_id not in census.names:
+                self.leftovers += 1
+                continue
+            self.states[verdict.state] += 1
+            self.bears[verdict.left] += 1
+            self.crowded += verdict.crowded
+            self.outdated += verdict.needed != self.care.ground.coding.needed
+            if verdict.state is not State.HEALTHY:
+                self.troubled.append((object_id, verdict))
+        self.troubled.sort(key=lambda item: (_ORDER[item[1].state], item[1].left, item[0]))
+
+    @property
+    def exit_status(self) -> int:
+        """0 healthy, 1 something to repair, 2 data lost, 3 could not tell."""
+        if self.states[State.LOST]:
+            return EXIT_LOST
+        if self.states[State.CRITICAL] or self.states[State.DEGRADED]:
+            return EXIT_REPAIR
+        return EXIT_UNKNOWN if self.states[State.UNKNOWN] else 0
+
+    def label(self, census: Census, object_id: str, files: dict[str, list[str]]) -> str:
+        """Return what to call an object: its file, its key, or its id."""
+        key = census.names.get(object_id)
+        if key is None:
+            return object_id
+        return files.get(key, [key])[0]
+
+
+_ORDER = {State.LOST: 0, State.CRITICAL: 1, State.DEGRADED: 2, State.UNKNOWN: 3, State.HEALTHY: 4}
+
+
+Advice = Callable[[str, Care, Census, Tidings], Iterable[str]]
+"""Says what to do next."""
+
+
+def print_check(
+    remote: str,
+    care: Care,
+    census: Census,
+    tidings: Tidings,
+    proofs: Sequence[Proof],
+    unfinished: str,
+    advise: Advice | None = None,
+) -> None:
+    """Print what was found for people: what is not healthy, how many objects there are, what to do next."""
+    for name, error in care_failures(census.survey):
+        err.print(f"{name}: could not be asked: {explain(error)}", markup=False)
+    shown = tidings.troubled[:SHOWN]
+    files = files_of(remote, [census.names[each] for each, _ in shown if each in census.names])
+    if shown:
+        table = Table(box=None, pad_edge=False)
+        for heading in ("STATE", "BEARS", "SHARES", "OBJECT", "WHAT IS WRONG"):
+            table.add_column(heading, overflow="fold")
+        for object_id, verdict in shown:
+            name = tidings.label(census, object_id, files)
+            table.add_row(*_row(census, object_id, verdict, name))
+        out.print(table)
+        if len(tidings.troubled) > SHOWN:
+            out.print(f"... and {len(tidings.troubled) - SHOWN:,} more (--json names all)")
+    for proof in [proof for proof in proofs if not proof.is_damaged][:SHOWN]:  # what is damaged stands above
+        site = census.survey.sites[proof.task.number]
+        what = census.names.get(proof.task.object_id, proof.task.object_id)
+        out.print(f"{site.name}: share {proof.task.number} of {what}: {proof}", markup=False)
+    out.print(summary(care, census, tidings))
+    if unfinished:
+        out.print(f"not finished: {unfinished}")
+    for line in (advise or advice)(remote, care, census, tidings):
+        out.print(line, markup=False)
+
+
+def care_failures(survey: Survey) -> list[tuple[str, Exception]]:
+    """Return the stores that could not be asked, in the order of their names."""
+    return sorted(survey.failed.items())
+
+
+def _row(census: Census, object_id: str, verdict: Verdict, name: str) -> list[Text]:
+    bears = "nothing" if verdict.left == 0 else "-" if verdict.left < 0 else f"loss of {verdict.left}"
+    total = census.ground.coding.total
+    return [
+        Text(verdict.state.value, style=_COLOURS[verdict.state]),
+        Text(bears),
+        Text(f"{len(verdict.good)} of {total}, {verdict.needed} needed"),
+        Text(name),
+        Text(wrong_with(census, object_id, verdict)),
+    ]
+
+
+def wrong_with(census: Census, object_id: str, verdict: Verdict) -> str:
+    """Say what keeps an object from being healthy."""
+    sites = census.survey.sites
+    known = census.damaged.get(object_id, {})
+    words = [f"{sites[number].name}: {known.get(number, 'cannot be a share of it')}" for number in verdict.bad]
+    missing = verdict.missing - len(census.ground.active(verdict.bad))
+    if missing > 0:
+        words.append(f"{missing} missing")
+    if verdict.silent:
+        words.append(f"not known: {' '.join(sorted({sites[number].name for number in verdict.silent}))}")
+    if verdict.crowded:
+        words.append("could be spread better")
+    return "; ".join(words)
+
+
+def summary(care: Care, census: Census, tidings: Tidings) -> Text:
+    """Return in a line how many objects do how well."""
+    parts: list[tuple[str, str] | str] = []
+    for state in (State.HEALTHY, State.DEGRADED, State.CRITICAL, State.LOST, State.UNKNOWN):
+        count = tidings.states[state]
+        if count or state is State.HEALTHY:
+            parts += [", " if parts else "", (f"{count:,} {state.value}", _COLOURS[state] if count else "")]
+    total = sum(tidings.states.values())
+    return Text.assemble(f"{total:,} object{'' if total == 1 else 's'}: ", *parts)
+
+
+def advice(remote: str, care: Care, census: Census, tidings: Tidings) -> Iterator[str]:
+    """Say what to do next."""
+    program = "git-annex-remote-swarm"
+    if tidings.states[State.LOST]:
+        wanted = ", unless another clone has dropped them (git annex sync tells)"
+        wanted = wanted if census.names else ", or left over by a removal"
+        yield (
+            f"{tidings.states[State.LOST]:,} cannot be rebuilt from what is left{wanted}: look for stores "
+            "that were unplugged or removed, or copy the files again from where they are"
+        )
+    repairable = sum(
+        verdict.missing > 0 or bool(verdict.bad) for _, verdict in tidings.troubled if verdict.left >= 0
+    )
+    if repairable:
+        yield f"{repairable:,} to be repaired: {program} repair {remote}"
+    takers = len(care.ground.active(care.ground.places))
+    if takers < care.ground.coding.total:
+        yield (
+            f"{care.ground.coding.total} shares of each object are wanted, and the stores take {takers}: "
+            f"add one with {program} stores {remote} add NAME=ADDRESS"
+        )
+    retired = sorted(entry.name for entry in care.grid.roster.stores if entry.state == RETIRED)
+    if tidings.crowded or retired:
+        yield f"shares are not where they should be: {program} rebalance {remote}"
+    if tidings.outdated:
+        yield f"{tidings.outdated:,} coded otherwise than {care.ground.coding}: {program} rebalance {remote}"
+    if tidings.states[State.UNKNOWN]:
+        yield "what is unknown may be whole: try again when all stores can be asked"
+    if tidings.leftovers or census.survey.strays:
+        count = tidings.leftovers + len(census.survey.strays)
+        yield f"{count:,} left over, of removals or uploads that broke off: {program} gc {remote}"
+
+
+def print_json(care: Care, census: Census, tidings: Tidings, proofs: Sequence[Proof], unfinished: str) -> None:
+    """Print what was found as JSON, one object a line."""
+    for name, (count, size) in census.survey.used().items():
+        error = census.survey.failed.get(name)
+        said = {
+            "type": "store",
+            "store": name,
+            "asked": error is None,
+            "error": explain(error) if error else None,
+            "shares": count,
+            "bytes": size,
+        }
+        click.echo(json.dumps(said))
+    for proof in proofs:
+        click.echo(json.dumps(_proof_document(census, proof)))
+    for object_id, verdict in census:
+        wanted = not census.names or object_id in census.names
+        click.echo(json.dumps(object_document(census, object_id, verdict, wanted=wanted)))
+    click.echo(
+        json.dumps(
+            {
+                "type": "summary",
+                "objects": sum(tidings.states.values()),
+                **{state.value: tidings.states[state] for state in State},
+                "left_over": tidings.leftovers,
+                "unfinished": unfinished or None,
+                "exit_status": tidings.exit_status,
+            }
+        )
+    )
+
+
+def _proof_document(census: Census, proof: Proof) -> dict[str, object]:
+    return {
+        "type": "share",
+        "object": proof.task.object_id,
+        "key": census.names.get(proof.task.object_id),
+        "store": proof.store,
+        "number": proof.task.number,
+        "damaged": proof.is_damaged,
+        "bad_segments": list(proof.bad),
+        "error": explain(proof.error) if proof.error else None,
+    }
+
+
+def object_document(census: Census, object_id: str, verdict: Verdict, *, wanted: bool = True) -> dict[str, object]:
+    """Return what JSON says of an object."""
+    sites = census.survey.sites
+
+    def places(numbers: Iterable[int]) -> list[dict[str, object]]:
+        return [{"number": number, "store": sites[number].name} for number in numbers]
+
+    return {
+        "type": "object",
+        "object": object_id,
+        "key": census.names.get(object_id),
+        "wanted": wanted,
+        "state": verdict.state.value,
+        "needed": verdict.needed,
+        "bears_loss_of": verdict.left,
+        "good": places(verdict.good),
+        "bad": places(verdict.bad),
+        "unknown": places(verdict.silent),
+        "missing": verdict.missing,
+        "crowded": verdict.crowded,
+    }

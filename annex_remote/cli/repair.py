@@ -1,0 +1,343 @@
+"""The commands that put right what is wrong: `repair`, `rebalance`, `stores retire`, `stores coding`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+import click
+from rich.filesize import decimal
+
+from annex_remote.care.health import State
+from annex_remote.care.plan import Census, Job, plan_rebalance, plan_repair
+from annex_remote.care.rebuild import Tally
+from annex_remote.care.work import Done
+from annex_remote.caring import Care
+from annex_remote.cli.findings import Tidings, advice, care_failures, object_document, summary
+from annex_remote.cli.keeping import (
+    EXIT_REPAIR,
+    Command,
+    Deadline,
+    cared_for,
+    census_of,
+    counting,
+    folder_of,
+    json_option,
+    quiet_option,
+    rate_option,
+    time_option,
+)
+from annex_remote.cli.terminal import dry_run_option, err, opened, out, plainly
+from annex_remote.consult import Consulted, consult
+from annex_remote.errors import BadSetting, Unavailable
+from annex_remote.model import Coding
+from annex_remote.recoding import recode, to_recode
+from annex_remote.roster import GONE, RETIRED
+from annex_remote.transfer.sites import explain
+
+__all__ = ["carry_out", "coding", "rebalance", "repair", "retire", "tell_done"]
+
+
+@click.command(cls=Command)
+@click.argument("remote")
+@click.argument("what", metavar="[KEY|FILE|--MATCHING-OPTION]...", nargs=-1)
+@dry_run_option
+@click.option(
+    "--only-below", type=click.IntRange(1), metavar="N", help="Only what does not bear the loss of N stores."
+)
+@time_option
+@rate_option
+@json_option
+@quiet_option
+@plainly
+def repair(
+    remote: str,
+    what: tuple[str, ...],
+    dry_run: bool,
+    only_below: int | None,
+    time_limit: str | None,
+    limit_rate: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Make what is in REMOTE whole again: missing and damaged shares are made from the others.
+
+    What is nearest to its end comes first. A share whose store cannot be asked now is not made elsewhere: it may
+    be there; a store that is lost is given up with: stores REMOTE remove STORE --gone
+
+    Exit status: 0 all healthy now, 1 something is left to repair, 2 data lost, 3 could not tell.
+    """
+    care, told = cared_for(remote, what, limit_rate=limit_rate)
+    census = census_of(care, quiet or as_json)
+    jobs = plan_repair(census, only_below)
+    _carry_out(remote, care, told, census, jobs, "repaired", dry_run, Deadline.of(time_limit), as_json, quiet)
+
+
+@click.command(cls=Command)
+@click.argument("remote")
+@dry_run_option
+@time_option
+@rate_option
+@json_option
+@quiet_option
+@plainly
+def rebalance(
+    remote: str, dry_run: bool, time_limit: str | None, limit_rate: str | None, as_json: bool, quiet: bool
+) -> None:
+    """Bring the shares in REMOTE to where they should be, after stores were added, retired or resized.
+
+    As little as possible is moved. What is to be somewhere else is made there anew, and proved, before it goes
+    where it was. After a change of the coding, objects are coded anew.
+    """
+    care, told = cared_for(remote, limit_rate=limit_rate)
+    census = census_of(care, quiet or as_json)
+    deadline = Deadline.of(time_limit)
+    if care.ground.earlier or census.survey.staged:
+        _recode(care, census, dry_run, deadline, quiet or as_json, folder_of(told))
+    jobs = plan_rebalance(census, free=care.free(), most=care.most())
+    _carry_out(remote, care, told, census, jobs, "moved", dry_run, deadline, as_json, quiet)
+
+
+def _recode(
+    care: Care, census: Census, dry_run: bool, deadline: Deadline, quiet: bool, folder: str | None
+) -> None:
+    """Code all objects by the grid's coding; when none is left to be, the list of stores says so."""
+    objects = to_recode(care, census)
+    if dry_run:
+        out.print(f"would be done: {len(objects):,} to be coded anew, as {care.ground.coding}")
+        return
+    failed = done = 0
+    for each in recode(care, objects, is_over=lambda: deadline.is_over, folder=folder):
+        done += 1
+        name = census.names.get(each.object_id, each.object_id)
+        for line in [*each.notes, *([explain(each.error)] if each.error else [])]:
+            err.print(f"{name}: {line}", markup=False)
+        failed += each.error is not None
+    if objects and not quiet:
+        out.print(f"{done - failed:,} of {len(objects):,} coded anew, as {care.ground.coding}")
+    census.survey = care.survey()
+    if done == len(objects) and not failed and not census.survey.failed and care.seed is not None:
+        care.grid.change(care.grid.roster.with_all_coded())
+
+
+def _carry_out(
+    remote: str,
+    care: Care,
+    told: Consulted,
+    census: Census,
+    jobs: Sequence[Job],
+    verb: str,
+    dry_run: bool,
+    deadline: Deadline,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Do what was planned, or say it; ends the program with the status of what is then."""
+    for name, error in care_failures(census.survey):
+        err.print(f"{name}: could not be asked: {explain(error)}", markup=False)
+    if dry_run:
+        _print_plan(census, jobs, as_json)
+    else:
+        done, failed = carry_out(
+            care,
+            census,
+            jobs,
+            deadline,
+            quiet or as_json,
+            folder_of(told),
+            partial(tell_done, census, as_json=as_json, quiet=quiet),
+        )
+        if not (as_json or quiet) or (jobs and not as_json):
+            left = len(jobs) - done
+            more = f", {left:,} left as the time is over: the next run goes on" if left else ""
+            trouble = f", {failed:,} not as it should be: see above" if failed else ""
+            if jobs or not quiet:
+                good = done - failed
+                words = f"{good:,} object{'' if good == 1 else 's'} {verb}{trouble}{more}"
+                out.print(words if jobs else "nothing to do")
+    care.notes.close()
+    tidings = Tidings(care, remote)
+    tidings.take(census)
+    if as_json:
+        click.echo(json.dumps({"type": "summary", **{state.value: tidings.states[state] for state in State}}))
+    elif not quiet or tidings.exit_status:
+        out.print(summary(care, census, tidings))
+        for line in advice(remote, care, census, tidings):
+            out.print(line, markup=False)
+    sys.exit(tidings.exit_status)
+
+
+def carry_out(
+    care: Care,
+    census: Census,
+    jobs: Sequence[Job],
+    deadline: Deadline,
+    quiet: bool,
+    folder: str | None,
+    tell: Callable[[Done], None],
+) -> tuple[int, int]:
+    """Do `jobs` until the deadline; return how many were done, and how many of these not as they should be."""
+    total = sum(job.reads + job.writes for job in jobs)
+    count = failed = 0
+    with counting("repairing", total, quiet) as moved:
+        tally = Tally(lambda read, written: moved(read + written))
+        for done in care.work(census, tally, folder).run(jobs):
+            count += 1
+            failed += done.error is not None or bool(done.notes)
+            tell(done)
+            if deadline.is_over and count < len(jobs):
+                break
+    care.grid.keep_book()
+    return count, failed
+
+
+def tell_done(census: Census, done: Done, as_json: bool, quiet: bool) -> None:
+    """Say what came of one object."""
+    name = census.names.get(done.job.object_id, done.job.object_id)
+    if as_json:
+        made = done.outcome.made if done.outcome else {}
+        said = object_document(census, done.job.object_id, done.verdict)
+        sites = census.survey.sites
+        said |= {
+            "type": "repaired",
+            "was": done.job.verdict.state.value,
+            "made": [{"number": number, "store": sites[number].name} for number in sorted(made)],
+            "removed": list(done.dropped),
+            "error": explain(done.error) if done.error else None,
+            "notes": list(done.notes),
+        }
+        click.echo(json.dumps(said))
+        return
+    if done.error is not None:
+        err.print(f"{name}: {explain(done.error)}", markup=False)
+    for note in done.notes:
+        err.print(f"{name}: {note}", markup=False)
+    if not quiet and done.outcome is not None and done.outcome.made:
+        stores = " ".join(sorted(census.survey.sites[number].name for number in done.outcome.made))
+        out.print(f"{name}: {done.job.verdict.state.value} -> {done.verdict.state.value} ({stores})", markup=False)
+
+
+def _print_plan(census: Census, jobs: Sequence[Job], as_json: bool) -> None:
+    sites = census.survey.sites
+    for job in jobs:
+        name = census.names.get(job.object_id, job.object_id)
+        add = None if job.add is None else [sites[number].name for number in job.add]
+        drop = [sites[number].name for number in job.drop] + [
+            f"{stray.store}: {stray.name}" for stray in job.strays
+        ]
+        if as_json:
+            said = object_document(census, job.object_id, job.verdict)
+            said |= {"type": "job", "make_on": add, "remove": drop, "reads": job.reads, "writes": job.writes}
+            said["price"] = job.price
+            click.echo(json.dumps(said))
+            continue
+        made = (
+            f"make {max(job.verdict.missing, len(job.verdict.bad))}" if add is None else f"make on {' '.join(add)}"
+        )
+        words = [made] if add is None or add else []
+        words += [f"remove from {' '.join(drop)}"] if drop else []
+        out.print(f"{name}: {job.verdict.state.value}: {', then '.join(words)}", markup=False)
+    if not as_json:
+        reads, writes, price = (
+            (sum(each) for each in zip(*((j.reads, j.writes, j.price) for j in jobs), strict=True))
+            if jobs
+            else (0, 0, 0.0)
+        )
+        money = f", for {price:.2f} of money" if price else ""
+        out.print(
+            f"would be done: {len(jobs):,} object{'' if len(jobs) == 1 else 's'}, "
+            f"{decimal(int(reads))} read{money}, {decimal(int(writes))} written"
+        )
+
+
+@click.command()
+@click.argument("store")
+@dry_run_option
+@time_option
+@rate_option
+@click.option("--force", is_flag=True, help="Also if most stores cannot be reached.")
+@click.pass_obj
+@plainly
+def retire(
+    remote: str, store: str, dry_run: bool, time_limit: str | None, limit_rate: str | None, force: bool
+) -> None:
+    """Empty STORE: its shares are made anew on other stores first, and proved, and then removed from it.
+
+    It takes no new shares from the beginning on. When it has none left, it is marked as gone, and can be taken
+    away. What was stopped goes on when the command is given again. Exit status 0 when the store is empty, 1
+    before.
+    """
+    care, told = cared_for(remote, limit_rate=limit_rate)
+    grid = care.grid
+    state = grid.roster.entry(store).state
+    if state == GONE:
+        raise BadSetting(f"the store {store} is gone already")
+    if state != RETIRED:
+        roster = grid.roster.with_removed(store)
+        if not dry_run:
+            grid.change(roster, force=force)
+            out.print(f"{store} takes no new shares (roster {roster.serial})", markup=False)
+    sites = [replace(site, takes_shares=site.takes_shares and site.name != store) for site in grid.sites()]
+    care = Care(grid, care.capability, care.names, sites=sites)
+    census = census_of(care, quiet=False)
+    if store in census.survey.failed:
+        raise Unavailable(
+            f"{store} could not be asked what it has: {explain(census.survey.failed[store])}; if it is lost: "
+            f"git-annex-remote-swarm stores {remote} remove {store} --gone, then repair"
+        )
+    jobs = plan_rebalance(census, free=care.free(), most=care.most(), only_from=[store])
+    if dry_run:
+        _print_plan(census, jobs, as_json=False)
+        return
+    count, _ = carry_out(
+        care,
+        census,
+        jobs,
+        Deadline.of(time_limit),
+        False,
+        folder_of(told),
+        partial(tell_done, census, as_json=False, quiet=False),
+    )
+    care.notes.close()
+    left, size = census.survey.used().get(store, (0, 0))
+    if left or census.survey.failed:
+        others = "; ".join(f"{name} could not be asked" for name in census.survey.failed)
+        why = others or (
+            "the time is over"
+            if count < len(jobs)
+            else "no other store takes them: add one, or see what is said above"
+        )
+        out.print(f"{left:,} shares ({decimal(size)}) are still on {store}: {why}", markup=False)
+        sys.exit(EXIT_REPAIR)
+    roster = grid.roster.with_changed(store, state=GONE)
+    grid.change(roster, force=force)
+    out.print(f"{store} is empty, and marked as gone (roster {roster.serial})", markup=False)
+
+
+@click.command()
+@click.option("--needed", type=click.IntRange(1, 256), help="How many shares rebuild an object.")
+@click.option("--happy", type=click.IntRange(1, 256), help="How many shares an upload has to store.")
+@click.option("--total", type=click.IntRange(1, 256), help="How many shares an upload tries to store.")
+@click.option("--force", is_flag=True, help="Also if most stores cannot be reached.")
+@dry_run_option
+@click.pass_obj
+@plainly
+def coding(
+    remote: str, needed: int | None, happy: int | None, total: int | None, force: bool, dry_run: bool
+) -> None:
+    """Change how objects are coded from now on. What is stored stays as it is until `rebalance`."""
+    grid = opened(consult(remote))
+    was = grid.roster.coding
+    chosen = Coding(needed or was.needed, happy or was.happy, total or was.total)
+    if chosen == was:
+        raise BadSetting(f"it is {was} already: give --needed, --happy or --total")
+    roster = grid.roster.with_coding(chosen)
+    if dry_run:
+        out.print(f"would be done: {chosen} instead of {was} (roster {roster.serial})")
+        return
+    grid.change(roster, force=force)
+    out.print(f"{chosen} instead of {was} (roster {roster.serial})")
+    out.print(f"what is stored is coded as it was until: git-annex-remote-swarm rebalance {remote}", markup=False)
