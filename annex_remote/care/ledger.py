@@ -12,9 +12,10 @@ import os
 import sqlite3
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
+from typing import Any
 
 __all__ = ["Ledger"]
 
@@ -31,6 +32,11 @@ create table if not exists runs (what text primary key, began integer) without r
 PATIENCE = 10.0
 """Seconds that one process waits for another one to let go of the file."""
 
+MOST_UNWRITTEN = 10_000
+"""Notes that are kept if the file cannot be written now; older ones are left out."""
+
+_DAMAGED_FILE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
 PAUSE = 1.0
 """Seconds between two times that what was noted is written."""
 
@@ -41,93 +47,96 @@ Share = tuple[str, int]
 class Ledger:
     """Notes about shares, in the file `path`. Thread safe; never raises for what is wrong with the file.
 
-    Times are in seconds since 1970. What is noted is written once a second, and by `flush`.
+    Times are in seconds since 1970. What is noted is written once a second, and by `flush`: until then it is held
+    here, so that nobody else has to wait for the file.
     """
 
-    def __init__(self, path: str, date: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, path: str, date: Callable[[], float] = time.time, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.path = path
         self._date = date
+        self._clock = clock
         self._lock = threading.RLock()
         self._base: sqlite3.Connection | None = None
-        self._written = 0.0
+        self._unwritten: deque[tuple[str, tuple[object, ...]]] = deque(maxlen=MOST_UNWRITTEN)
+        self._written = clock()
 
     # Notes.
 
     def note_proved(self, object_id: str, number: int) -> None:
         """All blocks of a share were proved just now."""
-        with self._using() as base:
-            base.execute("replace into proved values (?, ?, ?)", (_packed(object_id), number, int(self._date())))
-            base.execute("delete from damaged where object = ? and number = ?", (_packed(object_id), number))
+        share = _packed(object_id), number
+        self._note("replace into proved values (?, ?, ?)", *share, int(self._date()))
+        self._note("delete from damaged where object = ? and number = ?", *share)
 
     def note_damaged(self, object_id: str, number: int, why: str) -> None:
         """A share was seen to be damaged, or missing its blocks."""
-        with self._using() as base:
-            values = _packed(object_id), number, int(self._date()), why
-            base.execute("replace into damaged values (?, ?, ?, ?)", values)
-            base.execute("delete from proved where object = ? and number = ?", values[:2])
+        share = _packed(object_id), number
+        self._note("replace into damaged values (?, ?, ?, ?)", *share, int(self._date()), why)
+        self._note("delete from proved where object = ? and number = ?", *share)
 
     def forget(self, object_id: str, number: int) -> None:
         """A share is not there any more, or another one is in its place."""
-        with self._using() as base:
-            for table in ("proved", "damaged"):
-                base.execute(f"delete from {table} where object = ? and number = ?", (_packed(object_id), number))  # noqa: S608 # one of two words
+        share = _packed(object_id), number
+        self._note("delete from proved where object = ? and number = ?", *share)
+        self._note("delete from damaged where object = ? and number = ?", *share)
+
+    def _note(self, statement: str, *values: object) -> None:
+        with self._lock:
+            self._unwritten.append((statement, values))
+            if self._clock() - self._written >= PAUSE:
+                self.flush()
 
     # What was noted.
 
     def damaged(self) -> dict[str, dict[int, str]]:
         """Return the shares that are known to be damaged, and why: by object, then by number."""
         found: dict[str, dict[int, str]] = defaultdict(dict)
-        with self._using() as base:
-            for packed, number, why in base.execute("select object, number, why from damaged"):
-                found[_unpacked(packed)][number] = why
+        for packed, number, why in self._found("select object, number, why from damaged"):
+            found[_unpacked(packed)][number] = why
         return found
 
     def proved(self, since: float) -> Iterator[Share]:
         """Yield the shares that were proved since then."""
-        with self._using() as base:
-            rows = base.execute("select object, number from proved where at >= ?", (int(since),)).fetchall()
-        for packed, number in rows:
+        for packed, number in self._found("select object, number from proved where at >= ?", int(since)):
             yield _unpacked(packed), number
 
     def proved_before(self, until: float) -> Iterator[Share]:
         """Yield the shares whose last proof is older than that."""
-        with self._using() as base:
-            rows = base.execute("select object, number from proved where at < ?", (int(until),)).fetchall()
-        for packed, number in rows:
+        for packed, number in self._found("select object, number from proved where at < ?", int(until)):
             yield _unpacked(packed), number
 
     # Runs that may be stopped.
 
     def begin(self, what: str) -> tuple[float, bool]:
         """Return when the run `what` began, and whether it did so before: it goes on then, and else begins now."""
-        now = float(int(self._date()))
-        with self._using() as base:
-            for (began,) in base.execute("select began from runs where what = ?", (what,)):
-                return float(began), True
-            base.execute("insert into runs values (?, ?)", (what, int(now)))
+        now = int(self._date())
+        for (began,) in self._found("select began from runs where what = ?", what):
+            return float(began), True
+        self._note("insert or ignore into runs values (?, ?)", what, now)
         self.flush()
-        return now, False
+        return float(now), False
 
     def end(self, what: str) -> None:
         """The run `what` has come to its end."""
-        with self._using() as base:
-            base.execute("delete from runs where what = ?", (what,))
+        self._note("delete from runs where what = ?", what)
         self.flush()
 
     def forget_objects(self, kept: Callable[[str], bool]) -> None:
         """Forget shares of objects that are not `kept` any more."""
-        with self._using() as base:
-            for table in ("proved", "damaged"):
-                ids = base.execute(f"select distinct object from {table}").fetchall()  # noqa: S608 # one of two words
-                gone = [(packed,) for (packed,) in ids if not kept(_unpacked(packed))]
-                base.executemany(f"delete from {table} where object = ?", gone)  # noqa: S608
+        ids = self._found("select object from proved union select object from damaged")
+        gone = [packed for (packed,) in ids if not kept(_unpacked(packed))]
+        statements = ("delete from proved where object = ?", "delete from damaged where object = ?")
+        with self._lock:
+            self._do([(statement, (packed,)) for packed in gone for statement in statements])
 
     def flush(self) -> None:
         """Write what was noted."""
-        with self._lock, suppress(sqlite3.Error):
-            if self._base is not None:
-                self._base.commit()
-                self._written = time.monotonic()
+        with self._lock:
+            self._written = self._clock()
+            if self._do(self._unwritten):
+                self._unwritten.clear()
 
     def close(self) -> None:
         """Write what was noted, and let go of the file."""
@@ -137,48 +146,84 @@ class Ledger:
                 self._base.close()
                 self._base = None
 
-    @contextmanager
-    def _using(self) -> Iterator[sqlite3.Connection]:
-        """Give the open base; what fails is left out, as if nothing were known, and told to the log."""
+    # The file.
+
+    def _do(self, statements: Collection[tuple[str, tuple[object, ...]]]) -> bool:
+        """Carry out statements, all of them or none; True if that was possible."""
+        if not statements:
+            return True
+
+        def write(base: sqlite3.Connection) -> None:
+            base.execute("begin immediate")
+            for statement, values in statements:
+                base.execute(statement, values)
+            base.execute("commit")
+
+        return self._try(write)
+
+    def _found(self, query: str, *values: object) -> list[Any]:
+        """Return the rows that a query finds, with all that was noted before; none if the file cannot be read."""
+        rows: list[Any] = []
         with self._lock:
+            self.flush()
+            self._try(lambda base: rows.extend(base.execute(query, values).fetchall()))
+        return rows
+
+    def _try(self, work: Callable[[sqlite3.Connection], None]) -> bool:
+        """Work with the open base; a file that turns out to be damaged is begun anew, and then it is done."""
+        for _ in range(2):
             if self._base is None:
                 self._base = self._open()
             try:
-                yield self._base
-                if time.monotonic() - self._written > PAUSE:
-                    self.flush()
+                work(self._base)
+                return True
             except sqlite3.Error as error:
-                log.debug("%s cannot be used, and is left alone: %s", self.path, error)
+                log.debug("%s cannot be used now: %s", self.path, error)
                 with suppress(sqlite3.Error):
                     self._base.rollback()
+                if not _is_damaged(error):
+                    return False
+                self._base.close()
+                self._base = None
+                self._put_aside()
+        return False
 
     def _open(self) -> sqlite3.Connection:
-        try:
-            return self._connect(self.path)
-        except (sqlite3.DatabaseError, OSError) as error:
-            log.debug("%s is not what it should be, and is begun anew: %s", self.path, error)
-        with suppress(OSError):
-            os.replace(self.path, f"{self.path}.damaged")
-        try:
-            return self._connect(self.path)
-        except (sqlite3.DatabaseError, OSError) as error:
-            log.debug("%s cannot be made: what is noted is kept for this process alone: %s", self.path, error)
-            return self._connect(":memory:")
+        for _ in range(2):
+            try:
+                return _connected(self.path)
+            except (sqlite3.Error, OSError) as error:
+                log.debug("%s cannot be opened: %s", self.path, error)
+                if not _is_damaged(error):  # it may be another process that is at it, or a folder of somebody else
+                    break
+                self._put_aside()
+        return _connected(":memory:")
 
-    @staticmethod
-    def _connect(path: str) -> sqlite3.Connection:
-        if path != ":memory:":
-            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        base = sqlite3.connect(path, timeout=PATIENCE, check_same_thread=False)
-        try:
-            base.execute("pragma journal_mode = wal")
-            base.execute("pragma synchronous = normal")
-            base.executescript(_TABLES)
-            base.execute("select count(*) from runs").fetchone()
-        except sqlite3.Error:
-            base.close()
-            raise
-        return base
+    def _put_aside(self) -> None:
+        """A damaged file is begun anew; what stands beside it goes with it."""
+        for end in ("", "-wal", "-shm"):
+            with suppress(OSError):
+                os.replace(self.path + end, f"{self.path}.damaged{end}")
+
+
+def _is_damaged(error: Exception) -> bool:
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in _DAMAGED_FILE
+
+
+def _connected(path: str) -> sqlite3.Connection:
+    if path != ":memory:":
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    base = sqlite3.connect(path, timeout=PATIENCE, check_same_thread=False, isolation_level=None)
+    try:
+        base.execute("pragma journal_mode = wal")
+        base.execute("pragma synchronous = normal")
+        base.executescript(_TABLES)
+        base.execute("select count(*) from runs").fetchone()
+    except sqlite3.Error:
+        base.close()
+        raise
+    return base
 
 
 def _packed(object_id: str) -> bytes:
@@ -187,8 +232,3 @@ def _packed(object_id: str) -> bytes:
 
 def _unpacked(packed: bytes) -> str:
     return base64.b32encode(packed).decode().lower()
-
-
-def counted(shares: Iterable[Share], there: Callable[[str, int], bool]) -> int:
-    """Return how many of `shares` are there."""
-    return sum(there(object_id, number) for object_id, number in shares)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from annex_remote.care.verify import MOST_NAMED, Proof, Task, prove_share, prove
 from annex_remote.errors import Cancelled, Damaged, Denied, NotFound, Unavailable
 from annex_remote.model import Store
 from annex_remote.shares.layout import SEGMENT_SIZE
+from annex_remote.transfer.gate import Gate
 from annex_remote.transfer.sites import Site
 from tests.care.vault import spoil
 from tests.fakes import Failing, FakeClock, Hanging, Lying, MemoryStore, Recording, Slow, in_thread, wait_for
@@ -247,6 +249,26 @@ def test_a_store_that_hangs_is_given_up_while_others_go_on(end: threading.Event)
     assert {proof.store: proof.is_good for proof in rest} == {"store0": True, "store2": False}
 
 
+def test_a_store_that_hangs_is_given_up_although_there_is_always_something_to_take(end: threading.Event) -> None:
+    farm = Farm()
+    hanging = Hanging(farm.memory[2], end, {"read"})
+
+    class Ticking(Recording):
+        def read(self, name: str, start: int = 0, length: int | None = None) -> Any:
+            wait_for(hanging.reached)
+            farm.clock.advance(3.0)
+            return super().read(name, start, length)
+
+    farm.stores[0], farm.stores[2] = Ticking(farm.memory[0]), hanging
+    sites = [farm.sites[0], replace(farm.sites[2], connections=1)]
+    tasks = [task for task in farm.tasks if task.number in (0, 2)]
+    running = prove_shares(
+        sites, tasks, FULL.verify_key, 3, stall=10.0, cancelled=farm.cancelled, clock=farm.clock
+    )
+    stores = [proof.store for proof in in_thread(lambda: list(running))]
+    assert stores.index("store2") < len(MANY) - 1, "before all of the others were told"
+
+
 def test_one_read_that_hangs_does_not_stop_the_others_of_its_store(end: threading.Event) -> None:
     farm = Farm(connections=2)
     farm.clock = FakeClock()
@@ -300,19 +322,21 @@ def test_what_refuses_is_unknown_and_what_is_gone_is_gone() -> None:
 
 
 def test_no_more_is_asked_for_when_the_caller_closes_it() -> None:
-    farm = Farm(connections=1)
+    farm = Farm([BUILT])
     release = threading.Event()
     slow = Slow(farm.memory[0], release, {"read"}, after=10)
     recording = Recording(slow)
     farm.stores = [recording, *farm.stores[1:]]
-    running = farm.prove()
+    sites = [replace(site, connections=1, gate=Gate(1)) for site in farm.sites]
+    running = prove_shares(
+        sites, farm.tasks, FULL.verify_key, 3, stall=10.0, cancelled=farm.cancelled, clock=farm.clock
+    )
     in_thread(lambda: next(running))
     wait_for(slow.reached)
     running.close()  # type: ignore[attr-defined] # a generator
     begun = len(recording.calls)
     release.set()
-    gate = farm.sites[0].gate
-    in_thread(lambda: gate.enter())
+    in_thread(lambda: sites[0].gate.enter())
     assert len(recording.calls) == begun == 1
 
 
