@@ -60,7 +60,10 @@ def parse_sample(text: str) -> Sample:
         if one.strip() != "1" or not parts.isdecimal() or not 1 <= int(parts) <= 100_000:
             raise BadSetting(f"--sample {text}: a part is written 1/30")
         return Sample(parts=int(parts))
-    return Sample(daily=parse_size("--sample", text))
+    daily = parse_size("--sample", text)
+    if not daily:
+        raise BadSetting(f"--sample {text}: nothing a day is no part of it")
+    return Sample(daily=daily)
 
 
 @dataclass

@@ -120,6 +120,17 @@ def test_nothing_goes_whose_successor_did_not_prove(tmp_path: Path, broken: Call
     assert vault.rig.share(4) == vault.built.shares[4]
 
 
+def test_a_plan_that_would_leave_less_is_not_carried_out(tmp_path: Path) -> None:
+    """It was made from what was known before."""
+    vault = Vault.of(tmp_path, SIZE)
+    census = vault.census()
+    job = Job(vault.object_id, census.verdict(vault.object_id), (), (4,))
+    [done] = vault.do(lambda _: [job], census=census)
+    assert done.dropped == ()
+    assert done.notes == ("nothing of it was removed: without it the object would bear less",)
+    assert vault.is_whole()
+
+
 def test_without_the_signing_key_nothing_moves_to_a_number_that_no_table_has(tmp_path: Path) -> None:
     vault = retiring(tmp_path)
     done = vault.rebalance()
