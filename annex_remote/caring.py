@@ -12,7 +12,7 @@ from annex_remote.capability import Capability
 from annex_remote.care.health import Ground, State
 from annex_remote.care.ledger import Ledger
 from annex_remote.care.plan import Census, plan_repair
-from annex_remote.care.rebuild import Tally
+from annex_remote.care.rebuild import Tally, beside
 from annex_remote.care.survey import Survey, look_at, take_survey
 from annex_remote.care.verify import Proof, Task, prove_shares, slice_of
 from annex_remote.care.work import Work
@@ -20,8 +20,10 @@ from annex_remote.errors import BadSetting, NotFound, SwarmError
 from annex_remote.grid import Grid
 from annex_remote.limits import parse_size
 from annex_remote.roster import ACTIVE
-from annex_remote.shares.crypto import object_id_of
+from annex_remote.shares.crypto import object_id_of, open_key_name
 from annex_remote.stores.state import state_path
+from annex_remote.transfer.keys import is_of_git
+from annex_remote.transfer.opening import open_share
 from annex_remote.transfer.sites import Notes, Site, ask_all, explain
 
 __all__ = ["Care", "Sample", "parse_sample", "remember_damage", "repair_object"]
@@ -110,7 +112,12 @@ class Care:
         """Ask the stores what they have. Raises `Cancelled`."""
         stall = self.grid.settings.stall
         if self.only is not None and len(self.only) <= FEW:
-            return look_at(self.sites, self.only, stall=stall, cancelled=self.cancelled)
+            return look_at(
+                [*self.sites, *(beside(site) for site in self.sites if self.ground.earlier)],
+                self.only,
+                stall=stall,
+                cancelled=self.cancelled,
+            )
         survey = take_survey(self.sites, self.grid.id, stall=stall, cancelled=self.cancelled, heard=heard)
         survey.know(self.names)
         return survey
@@ -120,6 +127,35 @@ class Care:
         return Census(
             survey, self.ground, self.grid.roster.cipher, self.names, self.notes.damaged(), only=self.only
         )
+
+    def name_incomplete(self, census: Census) -> None:
+        """Read the names of objects that git-annex does not list, and of which too few shares are left.
+
+        These are left over by removals, as a rule; but git-annex does not list the parts of a pushed repository
+        either, and of these nothing may be lost unnoticed. Their names are in the ends of their shares.
+        """
+        if self.capability is None or not self.capability.can_read or not census.names:
+            return
+        found = {}
+        for object_id, verdict in census:
+            if object_id in census.names or verdict.left >= 0:
+                continue
+            for number in (*verdict.good, *verdict.bad):
+                try:
+                    share = open_share(
+                        census.survey.sites[number],
+                        object_id,
+                        self.grid.verify_key,
+                        needed=verdict.needed,
+                        with_hashes=False,
+                    )
+                    key = open_key_name(self.capability.read_secret, object_id, share.header.sealed_name)
+                except SwarmError:
+                    continue
+                if is_of_git(key):
+                    found[object_id] = key
+                break
+        census.names = {**census.names, **found}
 
     # Verifying.
 

@@ -19,7 +19,6 @@ from annex_remote.care.garbage import (
     Plan,
     Why,
     chunks_of,
-    is_of_git,
     items_of,
     left_over,
     parent_of,
@@ -31,6 +30,7 @@ from annex_remote.caring import Care
 from annex_remote.errors import NotFound
 from annex_remote.model import ShareName
 from annex_remote.shares.crypto import object_id_of, open_key_name
+from annex_remote.transfer.keys import is_of_git
 from annex_remote.transfer.opening import open_share
 from annex_remote.transfer.sites import Answer, GatedAsking, Site
 

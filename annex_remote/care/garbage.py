@@ -16,6 +16,7 @@ from annex_remote.care.health import State
 from annex_remote.care.plan import Census, size_of_key
 from annex_remote.care.survey import Survey
 from annex_remote.model import ShareName, staged_name, staged_number
+from annex_remote.transfer.keys import is_of_git
 from annex_remote.transfer.sites import Site
 
 __all__ = [
@@ -27,7 +28,6 @@ __all__ = [
     "Why",
     "by_store",
     "chunks_of",
-    "is_of_git",
     "items_of",
     "left_over",
     "parent_of",
@@ -38,7 +38,6 @@ __all__ = [
 FEW = 10
 """Objects that may go at once, however many others there are: a small vault may lose most of what it had."""
 
-_OF_GIT = ("GITMANIFEST-", "GITBUNDLE-")
 """Beginnings of the keys that a pushed git repository is stored as. git-annex lists them nowhere."""
 
 _OF_CIPHERS = "GPGHMAC"
@@ -117,11 +116,6 @@ def chunks_of(key: str, chunk: int) -> Iterator[str]:
     fields, _, name = key.partition("--")
     for number in range(1, -(-size // chunk) + 1):
         yield f"{fields}-S{chunk}-C{number}--{name}"
-
-
-def is_of_git(key: str) -> bool:
-    """True if it is a part of a git repository that was pushed."""
-    return key.startswith(_OF_GIT)
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ MOST_UNWRITTEN = 10_000
 """Notes that are kept if the file cannot be written now; older ones are left out."""
 
 _DAMAGED_FILE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_IN_USE = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 PAUSE = 1.0
 """Seconds between two times that what was noted is written."""
@@ -181,7 +182,7 @@ class Ledger:
                 log.debug("%s cannot be used now: %s", self.path, error)
                 with suppress(sqlite3.Error):
                     self._base.rollback()
-                if not _is_damaged(error):
+                if not _is(error, _DAMAGED_FILE):
                     return False
                 self._base.close()
                 self._base = None
@@ -189,14 +190,20 @@ class Ledger:
         return False
 
     def _open(self) -> sqlite3.Connection:
-        for _ in range(2):
+        until = time.monotonic() + PATIENCE
+        while True:
             try:
                 return _connected(self.path)
             except (sqlite3.Error, OSError) as error:
                 log.debug("%s cannot be opened: %s", self.path, error)
-                if not _is_damaged(error):  # it may be another process that is at it, or a folder of somebody else
+                if _is(error, _DAMAGED_FILE):
+                    self._put_aside()
+                elif not _is(error, _IN_USE):  # a folder of somebody else, say
                     break
-                self._put_aside()
+                # SQLite does not wait by itself for who makes the file just now.
+                if time.monotonic() >= until:
+                    break
+                time.sleep(PAUSE / 100)
         return _connected(":memory:")
 
     def _put_aside(self) -> None:
@@ -206,9 +213,10 @@ class Ledger:
                 os.replace(self.path + end, f"{self.path}.damaged{end}")
 
 
-def _is_damaged(error: Exception) -> bool:
+def _is(error: Exception, codes: Collection[int]) -> bool:
+    """True if SQLite says one of these."""
     code = getattr(error, "sqlite_errorcode", None)
-    return code is not None and code & 0xFF in _DAMAGED_FILE
+    return code is not None and code & 0xFF in codes
 
 
 def _connected(path: str) -> sqlite3.Connection:

@@ -6,34 +6,27 @@ was lost, and proved to be. A share that no table has takes the signing key.
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import IO
 
 from annex_remote.care.health import Ground
+from annex_remote.care.made import Made, beside, prove_written
 from annex_remote.errors import Damaged, Exists, Full, NotEnough, StoreError, Unavailable
 from annex_remote.model import ByteStream, OpenAt
 from annex_remote.shares import erasure
-from annex_remote.shares.format import Header, Tail, block_hash, share_root, sign, tail_length
+from annex_remote.shares.format import Header, Tail, block_hash, share_root, sign
 from annex_remote.stores.wrappers import Around, AroundStream
 from annex_remote.transfer.fetch import Fetch, Fetching
-from annex_remote.transfer.opening import OpenShare, largest_group, open_share
+from annex_remote.transfer.opening import OpenShare, largest_group
 from annex_remote.transfer.placement import Candidate, place
 from annex_remote.transfer.presence import GRACE, Look, best_first
 from annex_remote.transfer.sending import in_pieces
 from annex_remote.transfer.sites import GatedAsking, Notes, Site, explain, shares
 
-__all__ = ["IN_MEMORY", "Outcome", "Rebuild", "Tally", "beside", "prove_written"]
-
-IN_MEMORY = 4 << 20
-"""Bytes of a share up to which it is held in memory until it is stored; larger ones wait in a temporary file."""
-
-REREAD = 4
-"""Blocks of a share that are read back when it was written, besides its end."""
+__all__ = ["Outcome", "Rebuild", "Tally", "beside"]
 
 ROUNDS = 3
 """Times that an object is read at most: again only where shares turn out to be damaged, or stores fail."""
@@ -179,7 +172,7 @@ class Rebuild:
             if not numbers:
                 return False
             with ExitStack() as stack:
-                made = _Made(tail.header, numbers, stack, self.folder)
+                made = Made(tail.header, numbers, stack, self.folder)
                 bad = self._make(group, look, made)
                 made.finish(self._tails(tail.header, tables, made.hashes))
                 failed = self._store(made)
@@ -308,7 +301,7 @@ class Rebuild:
 
     # Making.
 
-    def _make(self, group: Sequence[OpenShare], look: Look, made: _Made) -> bool:
+    def _make(self, group: Sequence[OpenShare], look: Look, made: Made) -> bool:
         """Make all blocks; True if shares turned out to be damaged meanwhile."""
         needed = group[0].header.needed
 
@@ -354,7 +347,7 @@ class Rebuild:
 
     # Writing.
 
-    def _store(self, made: _Made) -> dict[int, Exception]:
+    def _store(self, made: Made) -> dict[int, Exception]:
         """Put the shares where they belong, prove what is there then, and return what failed."""
         asking: GatedAsking[None] = GatedAsking({}, self.fetching.cancelled, self.fetching.clock)
         # What is replaced may have blocks that nobody else has. (As it is now: the set grows meanwhile.)
@@ -376,7 +369,7 @@ class Rebuild:
         self.outcome.failed |= failed
         return failed
 
-    def _put(self, asking: GatedAsking[None], site: Site, made: _Made, is_precious: bool) -> None:
+    def _put(self, asking: GatedAsking[None], site: Site, made: Made, is_precious: bool) -> None:
         moved = partial(asking.moved, site)
 
         def put(where: Site, *, fresh: bool = False) -> None:
@@ -398,24 +391,6 @@ class Rebuild:
             site.store.delete(beside(site).name_of(self.object_id))
 
 
-def beside(site: Site) -> Site:
-    """Return the place of a share that is to take the place of the one at `site`."""
-    return replace(site, staged=True, gate=site.gate)
-
-
-def prove_written(site: Site, header: Header, verify_key: bytes, moved: Callable[[], None]) -> None:
-    """Read back the end of a share that was written, and some of its blocks; raises `Damaged`."""
-    share = open_share(site, header.object_id, verify_key, needed=header.needed, heard=lambda _: moved())
-    if share.header != header:
-        raise Damaged(f"share {site.number} is there already, and belongs to other content")
-    segments = header.layout.segments
-    for index in sorted({segments * part // REREAD for part in range(REREAD)} | {segments - 1}):
-        if 0 <= index < segments:
-            for _, block in share.blocks(index, 1, lambda _: moved()):
-                if block is None:
-                    raise Damaged(f"share {site.number} reads back otherwise than it was written")
-
-
 def _tables(group: Sequence[OpenShare]) -> dict[int, Tail]:
     """Return for each number that a table has the end of a share with the shortest such table.
 
@@ -423,43 +398,3 @@ def _tables(group: Sequence[OpenShare]) -> dict[int, Tail]:
     """
     tails = sorted((share.tail for share in group), key=lambda tail: (-len(tail.roots), tail.number))
     return {number: tail for tail in tails for number in tail.roots}
-
-
-class _Made:
-    """Shares that are being made: each grows block by block in a file that has no name."""
-
-    def __init__(self, header: Header, numbers: Sequence[int], stack: ExitStack, folder: str | None) -> None:
-        self.header = header
-        self.numbers = list(numbers)
-        self.hashes = {number: bytearray() for number in numbers}
-        self.sizes: dict[int, int] = {}
-        size = header.layout.data_length + header.layout.hashes_length + tail_length(header, len(numbers))
-        self._files: dict[int, IO[bytes]] = {}
-        for number in numbers:
-            small = size <= IN_MEMORY
-            made = tempfile.SpooledTemporaryFile(max_size=2 * IN_MEMORY) if small else _file(folder)  # noqa: SIM115 # the stack closes it
-            self._files[number] = stack.enter_context(made)
-
-    def take(self, blocks: Sequence[bytes | memoryview], hashes: Sequence[bytes]) -> None:
-        """Take in the blocks of the next segment, in the order of `numbers`."""
-        for number, block, digest in zip(self.numbers, blocks, hashes, strict=True):
-            self._files[number].write(block)
-            self.hashes[number] += digest
-
-    def finish(self, tails: Mapping[int, Tail]) -> None:
-        """Put the ends to the blocks."""
-        for number, file in self._files.items():
-            file.write(self.hashes[number])
-            file.write(tails[number].pack())
-            self.sizes[number] = file.tell()
-            file.flush()
-
-    def read(self, number: int, offset: int, length: int) -> bytes:
-        """Return bytes of a share; each share is read by one thread at a time."""
-        file = self._files[number]
-        file.seek(offset)
-        return file.read(length)
-
-
-def _file(folder: str | None) -> IO[bytes]:
-    return tempfile.TemporaryFile(dir=folder)

@@ -17,7 +17,7 @@ from functools import partial
 from typing import IO
 
 from annex_remote.care.health import Ground
-from annex_remote.care.rebuild import IN_MEMORY, beside, prove_written
+from annex_remote.care.made import IN_MEMORY, beside, prove_written
 from annex_remote.errors import NotEnough, StoreError
 from annex_remote.model import Coding
 from annex_remote.shares import erasure

@@ -192,18 +192,20 @@ def look_at(
     cancelled: threading.Event,
 ) -> Survey:
     """Ask for single objects only, share by share, instead of listing everything. Raises `Cancelled`."""
-    survey = Survey(sites)
+    survey = Survey([site for site in sites if not site.staged])
     survey.know(object_ids)
     for object_id in survey:
         if cancelled.is_set():
             raise Cancelled("the work was called off")
         questions = {
-            site: partial(site.store.stat, str(ShareName(object_id, site.number)))
+            site: partial(site.store.stat, site.name_of(object_id))
             for site in sites
             if site.name not in survey.failed
         }
         for answer in ask_all(questions, stall):
-            if answer.value is not None:
+            if answer.value is not None and answer.asked.staged:
+                survey.staged[object_id][answer.asked.number] = answer.value
+            elif answer.value is not None:
                 survey.add(object_id, answer.asked.number, answer.value)
             elif answer.error is not None and not isinstance(answer.error, NotFound):
                 survey.failed[answer.asked.name] = answer.error

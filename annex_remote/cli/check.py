@@ -19,6 +19,7 @@ from annex_remote.cli.findings import Tidings, advice, print_check, print_json, 
 from annex_remote.cli.keeping import (
     Command,
     Deadline,
+    Mistake,
     cared_for,
     census_of,
     counting,
@@ -67,7 +68,7 @@ def check(
     Exit status: 0 healthy, 1 something to repair, 2 data lost, 3 could not tell.
     """
     if not verify and (sample or max_read or max_cost is not None):
-        raise click.UsageError("--sample, --max-read and --max-cost go with --verify")
+        raise Mistake("--sample, --max-read and --max-cost go with --verify")
     deadline = Deadline.of(time_limit)
     part = parse_sample(sample) if sample else Sample()
     most = parse_size("--max-read", max_read) if max_read else None
@@ -75,6 +76,7 @@ def check(
     with listing(quiet or as_json) as heard:
         survey = care.survey(heard)
     census = care.census(survey)
+    care.name_incomplete(census)
     proofs: list[Proof] = []
     unfinished = ""
     if verify:

@@ -30,6 +30,7 @@ __all__ = [
     "print_check",
     "print_json",
     "summary",
+    "summary_document",
     "wrong_with",
 ]
 
@@ -185,9 +186,7 @@ def advice(remote: str, care: Care, census: Census, tidings: Tidings) -> Iterato
             f"{tidings.states[State.LOST]:,} cannot be rebuilt from what is left{wanted}: look for stores "
             "that were unplugged or removed, or copy the files again from where they are"
         )
-    repairable = sum(
-        verdict.missing > 0 or bool(verdict.bad) for _, verdict in tidings.troubled if verdict.left >= 0
-    )
+    repairable = sum(_can_be_repaired(care, verdict) for _, verdict in tidings.troubled)
     if repairable:
         yield f"{repairable:,} to be repaired: {program} repair {remote}"
     takers = len(care.ground.active(care.ground.places))
@@ -196,9 +195,13 @@ def advice(remote: str, care: Care, census: Census, tidings: Tidings) -> Iterato
             f"{care.ground.coding.total} shares of each object are wanted, and the stores take {takers}: "
             f"add one with {program} stores {remote} add NAME=ADDRESS"
         )
-    retired = sorted(entry.name for entry in care.grid.roster.stores if entry.state == RETIRED)
-    if tidings.crowded or retired:
+    used = census.survey.used()
+    retired = [entry.name for entry in care.grid.roster.stores if entry.state == RETIRED]
+    if tidings.crowded or any(used.get(name, (0, 0))[0] for name in retired):
         yield f"shares are not where they should be: {program} rebalance {remote}"
+    for name in retired:
+        if name not in census.survey.failed and not used.get(name, (0, 0))[0]:
+            yield f"{name} is retired, and empty: {program} stores {remote} retire {name}"
     if tidings.outdated:
         yield f"{tidings.outdated:,} coded otherwise than {care.ground.coding}: {program} rebalance {remote}"
     if tidings.states[State.UNKNOWN]:
@@ -226,18 +229,18 @@ def print_json(care: Care, census: Census, tidings: Tidings, proofs: Sequence[Pr
     for object_id, verdict in census:
         wanted = not census.names or object_id in census.names
         click.echo(json.dumps(object_document(census, object_id, verdict, wanted=wanted)))
-    click.echo(
-        json.dumps(
-            {
-                "type": "summary",
-                "objects": sum(tidings.states.values()),
-                **{state.value: tidings.states[state] for state in State},
-                "left_over": tidings.leftovers,
-                "unfinished": unfinished or None,
-                "exit_status": tidings.exit_status,
-            }
-        )
-    )
+    click.echo(json.dumps({**summary_document(tidings), "unfinished": unfinished or None}))
+
+
+def summary_document(tidings: Tidings) -> dict[str, object]:
+    """Return what JSON says of all objects together."""
+    return {
+        "type": "summary",
+        "objects": sum(tidings.states.values()),
+        **{state.value: tidings.states[state] for state in State},
+        "left_over": tidings.leftovers,
+        "exit_status": tidings.exit_status,
+    }
 
 
 def _proof_document(census: Census, proof: Proof) -> dict[str, object]:
@@ -274,3 +277,13 @@ def object_document(census: Census, object_id: str, verdict: Verdict, *, wanted:
         "missing": verdict.missing,
         "crowded": verdict.crowded,
     }
+
+
+def _can_be_repaired(care: Care, verdict: Verdict) -> bool:
+    """True if a repair would do something: shares are damaged, or missing and there is a store that takes one."""
+    if len(verdict.good) + len(verdict.bad) < verdict.needed:
+        return False
+    taken = {*verdict.good, *verdict.silent}
+    return bool(verdict.bad) or (
+        verdict.missing > 0 and any(number not in taken for number in care.ground.active(care.ground.places))
+    )

@@ -176,4 +176,6 @@ def folder_of(told: Consulted) -> str | None:
 def census_of(care: Care, quiet: bool) -> Census:
     """Ask the stores what they have, and return all objects with what is known of them."""
     with listing(quiet) as heard:
-        return care.census(care.survey(heard))
+        census = care.census(care.survey(heard))
+    care.name_incomplete(census)
+    return census

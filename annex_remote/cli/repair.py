@@ -11,12 +11,12 @@ from functools import partial
 import click
 from rich.filesize import decimal
 
-from annex_remote.care.health import State
+from annex_remote.care.health import Ground
 from annex_remote.care.plan import Census, Job, plan_rebalance, plan_repair
 from annex_remote.care.rebuild import Tally
 from annex_remote.care.work import Done
 from annex_remote.caring import Care
-from annex_remote.cli.findings import Tidings, advice, care_failures, object_document, summary
+from annex_remote.cli.findings import Tidings, advice, care_failures, object_document, summary, summary_document
 from annex_remote.cli.keeping import (
     EXIT_REPAIR,
     Command,
@@ -30,7 +30,7 @@ from annex_remote.cli.keeping import (
     rate_option,
     time_option,
 )
-from annex_remote.cli.terminal import dry_run_option, err, opened, out, plainly
+from annex_remote.cli.terminal import dry_run_option, err, held, opened, out, plainly
 from annex_remote.consult import Consulted, consult
 from annex_remote.errors import BadSetting, Unavailable
 from annex_remote.model import Coding
@@ -96,31 +96,50 @@ def rebalance(
     census = census_of(care, quiet or as_json)
     deadline = Deadline.of(time_limit)
     if care.ground.earlier or census.survey.staged:
-        _recode(care, census, dry_run, deadline, quiet or as_json, folder_of(told))
+        _recode(care, census, dry_run, deadline, as_json, quiet, folder_of(told))
     jobs = plan_rebalance(census, free=care.free(), most=care.most())
     _carry_out(remote, care, told, census, jobs, "moved", dry_run, deadline, as_json, quiet)
 
 
 def _recode(
-    care: Care, census: Census, dry_run: bool, deadline: Deadline, quiet: bool, folder: str | None
+    care: Care, census: Census, dry_run: bool, deadline: Deadline, as_json: bool, quiet: bool, folder: str | None
 ) -> None:
     """Code all objects by the grid's coding; when none is left to be, the list of stores says so."""
     objects = to_recode(care, census)
     if dry_run:
-        out.print(f"would be done: {len(objects):,} to be coded anew, as {care.ground.coding}")
+        for object_id in objects if as_json else ():
+            click.echo(
+                json.dumps({"type": "job", "object": object_id, "key": census.names.get(object_id), "code": True})
+            )
+        if not as_json:
+            out.print(f"would be done: {len(objects):,} to be coded anew, as {care.ground.coding}")
         return
     failed = done = 0
     for each in recode(care, objects, is_over=lambda: deadline.is_over, folder=folder):
         done += 1
-        name = census.names.get(each.object_id, each.object_id)
-        for line in [*each.notes, *([explain(each.error)] if each.error else [])]:
-            err.print(f"{name}: {line}", markup=False)
         failed += each.error is not None
-    if objects and not quiet:
-        out.print(f"{done - failed:,} of {len(objects):,} coded anew, as {care.ground.coding}")
+        key = census.names.get(each.object_id)
+        error = explain(each.error) if each.error else None
+        if as_json:
+            said = {
+                "type": "coded",
+                "object": each.object_id,
+                "key": key,
+                "error": error,
+                "notes": list(each.notes),
+            }
+            click.echo(json.dumps(said))
+            continue
+        for line in [*each.notes, *([error] if error else [])]:
+            err.print(f"{key or each.object_id}: {line}", markup=False)
+    left = len(objects) - done
+    if objects and not (quiet or as_json):
+        more = f", {left:,} left as the time is over: the next run goes on" if left else ""
+        out.print(f"{done - failed:,} of {len(objects):,} coded anew, as {care.ground.coding}{more}")
     census.survey = care.survey()
-    if done == len(objects) and not failed and not census.survey.failed and care.seed is not None:
+    if not left and not failed and not census.survey.failed and care.seed is not None:
         care.grid.change(care.grid.roster.with_all_coded())
+        census.ground = care.ground = Ground(care.sites, care.grid.roster.coding)
 
 
 def _carry_out(
@@ -162,7 +181,7 @@ def _carry_out(
     tidings = Tidings(care, remote)
     tidings.take(census)
     if as_json:
-        click.echo(json.dumps({"type": "summary", **{state.value: tidings.states[state] for state in State}}))
+        click.echo(json.dumps(summary_document(tidings)))
     elif not quiet or tidings.exit_status:
         out.print(summary(care, census, tidings))
         for line in advice(remote, care, census, tidings):
@@ -234,10 +253,13 @@ def _print_plan(census: Census, jobs: Sequence[Job], as_json: bool) -> None:
             said["price"] = job.price
             click.echo(json.dumps(said))
             continue
-        made = (
-            f"make {max(job.verdict.missing, len(job.verdict.bad))}" if add is None else f"make on {' '.join(add)}"
-        )
-        words = [made] if add is None or add else []
+        if add is None:
+            words = [f"make {job.verdict.missing} missing"] if job.verdict.missing else []
+            bad = " ".join(drop[: len(job.drop)])
+            words += [f"make anew, or remove, what is damaged on {bad}"] if bad else []
+            drop = drop[len(job.drop) :]
+        else:
+            words = [f"make on {' '.join(add)}"] if add else []
         words += [f"remove from {' '.join(drop)}"] if drop else []
         out.print(f"{name}: {job.verdict.state.value}: {', then '.join(words)}", markup=False)
     if not as_json:
@@ -258,7 +280,11 @@ def _print_plan(census: Census, jobs: Sequence[Job], as_json: bool) -> None:
 @dry_run_option
 @time_option
 @rate_option
-@click.option("--force", is_flag=True, help="Also if most stores cannot be reached.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Also if not all of its shares can be made elsewhere, or most stores cannot be reached.",
+)
 @click.pass_obj
 @plainly
 def retire(
@@ -272,14 +298,14 @@ def retire(
     """
     care, told = cared_for(remote, limit_rate=limit_rate)
     grid = care.grid
+    if not dry_run:
+        _ = held(
+            grid.capability, remote
+        ).signing_seed  # said before anything is listed: the list of stores is signed
     state = grid.roster.entry(store).state
     if state == GONE:
         raise BadSetting(f"the store {store} is gone already")
-    if state != RETIRED:
-        roster = grid.roster.with_removed(store)
-        if not dry_run:
-            grid.change(roster, force=force)
-            out.print(f"{store} takes no new shares (roster {roster.serial})", markup=False)
+    roster = grid.roster if state == RETIRED else grid.roster.with_removed(store)
     sites = [replace(site, takes_shares=site.takes_shares and site.name != store) for site in grid.sites()]
     care = Care(grid, care.capability, care.names, sites=sites)
     census = census_of(care, quiet=False)
@@ -292,6 +318,15 @@ def retire(
     if dry_run:
         _print_plan(census, jobs, as_json=False)
         return
+    stay = census.survey.used().get(store, (0, 0))[0] - len(jobs)
+    if stay and state != RETIRED and not force:
+        raise BadSetting(
+            f"no other store takes {stay:,} of the shares on {store}, and nothing was changed: add a store "
+            "first, or see check (--force retires it all the same)"
+        )
+    if roster is not grid.roster:
+        grid.change(roster, force=force)
+        out.print(f"{store} takes no new shares (roster {roster.serial})", markup=False)
     count, _ = carry_out(
         care,
         census,
@@ -306,7 +341,7 @@ def retire(
     if left or census.survey.failed:
         others = "; ".join(f"{name} could not be asked" for name in census.survey.failed)
         why = others or (
-            "the time is over"
+            "the time is over, and the same command goes on"
             if count < len(jobs)
             else "no other store takes them: add one, or see what is said above"
         )
@@ -340,4 +375,6 @@ def coding(
         return
     grid.change(roster, force=force)
     out.print(f"{chosen} instead of {was} (roster {roster.serial})")
-    out.print(f"what is stored is coded as it was until: git-annex-remote-swarm rebalance {remote}", markup=False)
+    then = "rebalance" if chosen.needed != was.needed else "repair" if chosen.total > was.total else ""
+    if then:
+        out.print(f"what is stored stays as it was until: git-annex-remote-swarm {then} {remote}", markup=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -42,6 +43,9 @@ def plainly(command: F) -> F:
             sys.exit(EXIT_TROUBLE)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
+        except BrokenPipeError:  # whoever read the output has enough of it
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(EXIT_TROUBLE)
         except Exception as error:
             logging.getLogger(__name__).debug("%s", error, exc_info=True)
             words = f"internal error: {type(error).__name__}: {error} (--debug shows where)"

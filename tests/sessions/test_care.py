@@ -172,9 +172,11 @@ def test_a_lost_store_is_given_up_and_its_shares_go_to_others(session: Session, 
 
 def test_retiring_a_store(session: Session, laptop: Repository) -> None:
     contents = stored(laptop)
-    said = laptop.attempt(f"{SWARM} stores vault retire nas")
+    said = laptop.run(f"{SWARM} stores vault retire nas", fails=True)
+    assert "no other store takes 3 of the shares on nas, and nothing was changed: add a store first" in said
+    assert laptop.list_stores()["nas"]["state"] == "active"
+    said = laptop.attempt(f"{SWARM} stores vault retire nas --force")
     assert said.status == 1
-    assert "3 shares" in said
     assert "are still on nas: no other store takes them" in said
     assert len(session.shares("nas")) == 3
     laptop.run(f"{SWARM} stores vault add spare=dir:{session.store('spare')}")
@@ -300,7 +302,9 @@ def test_a_sample_a_day_and_a_run_that_is_stopped(laptop: Repository) -> None:
     assert line == "proved within 30 days: 100 % of 50 shares"
     assert laptop.run(f"{SWARM} check vault --verify --sample 1/7").status == 0
     assert "a part is written 1/30" in laptop.run(f"{SWARM} check vault --verify --sample 2/7", fails=True)
-    assert laptop.attempt(f"{SWARM} check vault --sample 5%").status == 2
+    said = laptop.attempt(f"{SWARM} check vault --sample 5%")
+    assert said.status == 1  # 2 would say that something is lost
+    assert laptop.attempt(f"{SWARM} check vault --no-such-option").status == 1
 
 
 def test_limits_of_time_and_rate(session: Session, laptop: Repository) -> None:
@@ -326,6 +330,30 @@ def test_status(session: Session, laptop: Repository) -> None:
     stores = {line["store"]: line for line in said.json if line["type"] == "store"}
     assert stores["cloud"]["asked"] is False
     assert stores["usb"]["shares"] == 3
+
+
+def test_a_pushed_repository_is_not_lost_unnoticed(session: Session) -> None:
+    laptop = session.repository("laptop")
+    laptop.initremote(options="--with-url")
+    stored(laptop)
+    laptop.run("git push --quiet vault main git-annex")
+    assert check(laptop)
+    known = {str(line["object"]) for line in check(laptop).json if line["type"] == "object" and line["key"]}
+    others = sorted({path.name.partition(".")[0] for path in session.shares()} - known)
+    assert others
+    for path in session.shares("usb", "nas", "attic"):
+        if path.name.startswith(others[0]):
+            path.unlink()
+    said = laptop.attempt(f"{SWARM} check vault")
+    assert said.status == 2
+    assert "GIT" in said
+
+
+def test_whoever_reads_the_output_may_stop(laptop: Repository) -> None:
+    stored(laptop, **{f"file{index}": 100 for index in range(50)})
+    said = laptop.run(f"sh -c '{SWARM} check vault --json | head -n 1'")
+    assert len(said.out.splitlines()) == 1
+    assert said.err == ""
 
 
 def test_keys_files_folders_and_matching_options(laptop: Repository) -> None:
