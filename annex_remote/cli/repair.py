@@ -299,9 +299,7 @@ def retire(
     care, told = cared_for(remote, limit_rate=limit_rate)
     grid = care.grid
     if not dry_run:
-        _ = held(
-            grid.capability, remote
-        ).signing_seed  # said before anything is listed: the list of stores is signed
+        _ = held(grid.capability, remote).signing_seed  # said before anything is listed
     state = grid.roster.entry(store).state
     if state == GONE:
         raise BadSetting(f"the store {store} is gone already")
