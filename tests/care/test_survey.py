@@ -233,19 +233,12 @@ def test_a_store_that_hangs_delays_nobody_beyond_the_stall(after: int, end: thre
     for index in range(1500):
         stores.has(1, name(id_of(index), 1))
         stores.has(2, name(id_of(index), 2))
-    reached = threading.Event()
 
     def hang() -> None:
-        reached.set()
         end.wait(60)
 
     stores.stores[1] = Breaking(stores.memory[1], after, hang)
-    found: list[Survey] = []
-    run = Run(lambda: found.append(stores.survey()))
-    wait_for(reached)
-    stores.clock.advance(11.0)
-    run.join()
-    [survey] = found
+    survey = in_thread(lambda: take_survey(stores.sites, GRID, stall=1.0, cancelled=stores.cancelled))
     assert set(survey.failed) == {"store1"}
     assert isinstance(survey.failed["store1"], Unavailable)
     assert survey.used()["store1"][0] == after, "what it said until then counts"
