@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from annex_remote.care import rebuild
+from annex_remote.care import made
 from annex_remote.care.health import State
 from annex_remote.care.plan import plan_repair
 from annex_remote.errors import Denied, Full, NotEnough, Unavailable
@@ -490,7 +490,7 @@ def test_nothing_more_than_ends_is_read_where_nothing_can_be_made(tmp_path: Path
 
 def test_large_shares_wait_in_files_without_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "tmp"
-    monkeypatch.setattr(rebuild, "IN_MEMORY", 100_000)
+    monkeypatch.setattr(made, "IN_MEMORY", 100_000)
     vault = vault_of(tmp_path)
     vault.folder = str(folder)
     vault.rig.forget(4)
@@ -511,7 +511,7 @@ def test_small_shares_take_no_files(tmp_path: Path) -> None:
 
 
 def test_no_more_than_a_window_of_an_object_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rebuild, "IN_MEMORY", 100_000)
+    monkeypatch.setattr(made, "IN_MEMORY", 100_000)
     monkeypatch.setattr(schedule, "AHEAD", 4)
     monkeypatch.setattr(schedule, "BUSY_AHEAD", 4)
     monkeypatch.setattr(schedule, "MAX_WINDOW", 2)
