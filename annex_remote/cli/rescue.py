@@ -197,8 +197,7 @@ def _tell(back: Back, dry_run: bool, as_json: bool) -> None:
         }
         click.echo(json.dumps(said))
         return
-    name = back.key or f"object {back.object_id}"
-    shown = name.encode("utf-8", "replace").decode()
+    shown = back.key or f"object {back.object_id}"
     if dry_run:
         size = "" if back.size is None else decimal(back.size)
         out.print(f"{back.fate.value:11}  {size:>9}  {shown}", markup=False)

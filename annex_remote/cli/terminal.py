@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -35,6 +36,7 @@ def plainly(command: F) -> F:
 
     @wraps(command)
     def run(*args: object, **kwargs: object) -> object:
+        _take_any_name()
         try:
             return command(*args, **kwargs)
         except SwarmError as error:
@@ -53,6 +55,13 @@ def plainly(command: F) -> F:
             sys.exit(EXIT_TROUBLE)
 
     return run  # type: ignore[return-value] # the same signature
+
+
+def _take_any_name() -> None:
+    """Have what is not text in a name shown as "?": names of files and keys are bytes, and need not be UTF-8."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
