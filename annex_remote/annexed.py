@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import IO
 
 from annex_remote.errors import BadSetting, SwarmError
 
@@ -22,6 +24,9 @@ __all__ = [
     "keys_somewhere",
     "looked_up",
 ]
+
+MOST_SAID = 1000
+"""Bytes that are shown of what git-annex complains about."""
 
 KEY = re.compile(r"[A-Z0-9_]+(-[a-zA-Z][0-9]+)*--\S+\Z")
 """The form of a git-annex key."""
@@ -156,24 +161,32 @@ def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _lines(arguments: Sequence[str], end: bytes, options: Sequence[str] = ()) -> Iterator[str]:
-    try:
-        process = subprocess.Popen(
-            ["git", *options, "annex", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-    except OSError as error:
-        raise SwarmError(f"git annex could not be run: {error.strerror}") from error
-    assert process.stdout
-    assert process.stderr
-    with process:
-        rest = b""
-        while piece := os.read(process.stdout.fileno(), 1 << 16):
-            *whole, rest = (rest + piece).split(end)
-            for line in whole:
-                if line:
-                    yield line.decode("utf-8", "surrogateescape")
-        said = process.stderr.read().decode(errors="replace").strip()
-        if process.wait():
-            raise SwarmError(f"git annex {arguments[0]} failed: {said or process.returncode}")
+    # In a file there is room for all that it complains about; a pipe is full at some time, and then both wait.
+    with tempfile.TemporaryFile() as complaints:
+        try:
+            process = subprocess.Popen(
+                ["git", *options, "annex", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=complaints,
+            )
+        except OSError as error:
+            raise SwarmError(f"git annex could not be run: {error.strerror}") from error
+        assert process.stdout
+        with process:
+            rest = b""
+            while piece := os.read(process.stdout.fileno(), 1 << 16):
+                *whole, rest = (rest + piece).split(end)
+                for line in whole:
+                    if line:
+                        yield line.decode("utf-8", "surrogateescape")
+            if process.wait():
+                raise SwarmError(
+                    f"git annex {arguments[0]} failed: {_last_words(complaints) or process.returncode}"
+                )
+
+
+def _last_words(complaints: IO[bytes]) -> str:
+    """Return the end of what was complained about: the last is why it failed."""
+    complaints.seek(max(0, complaints.seek(0, os.SEEK_END) - MOST_SAID))
+    return complaints.read().decode(errors="replace").strip()
