@@ -250,7 +250,8 @@ def _status_json(
         click.echo(json.dumps(said))
     said = {"type": "summary", "objects": sum(tidings.states.values())}
     said |= {state.value: tidings.states[state] for state in State}
-    said |= {"left_over": tidings.leftovers, "crowded": tidings.crowded}
+    said |= {"left_over": tidings.leftovers, "others_possible": tidings.others_possible}
+    said["crowded"] = tidings.crowded
     said["bear_loss_of"] = {str(left): count for left, count in sorted(tidings.bears.items())}
     said["exit_status"] = tidings.exit_status
     click.echo(json.dumps(said))

@@ -31,6 +31,7 @@ __all__ = [
     "print_json",
     "summary",
     "summary_document",
+    "unknown",
     "wrong_with",
 ]
 
@@ -58,9 +59,12 @@ class Tidings:
     """Objects that are coded otherwise than new ones are."""
     bears: Counter[int] = field(default_factory=Counter)
     """How many objects bear the loss of so many places."""
+    others_possible: bool = False
+    """True if stores that could not be asked may have whole objects that nobody knows of by name."""
 
     def take(self, census: Census) -> None:
         known = bool(census.names)
+        self.others_possible = not known and len(census.survey.silent({})) >= self.care.ground.least_needed
         for object_id, verdict in census:
             incomplete = verdict.left < 0
             if known and incomplete and object_id not in census.names:
@@ -81,7 +85,7 @@ class Tidings:
             return EXIT_LOST
         if self.states[State.CRITICAL] or self.states[State.DEGRADED]:
             return EXIT_REPAIR
-        return EXIT_UNKNOWN if self.states[State.UNKNOWN] else 0
+        return EXIT_UNKNOWN if self.states[State.UNKNOWN] or self.others_possible else 0
 
     def label(self, census: Census, object_id: str, files: dict[str, list[str]]) -> str:
         """Return what to call an object: its file, its key, or its id."""
@@ -204,11 +208,19 @@ def advice(remote: str, care: Care, census: Census, tidings: Tidings) -> Iterato
             yield f"{name} is retired, and empty: {program} stores {remote} retire {name}"
     if tidings.outdated:
         yield f"{tidings.outdated:,} coded otherwise than {care.ground.coding}: {program} rebalance {remote}"
-    if tidings.states[State.UNKNOWN]:
-        yield "what is unknown may be whole: try again when all stores can be asked"
+    yield from unknown(census, tidings)
     if tidings.leftovers or census.survey.strays:
         count = tidings.leftovers + len(census.survey.strays)
         yield f"{count:,} left over, of removals or uploads that broke off: {program} gc {remote}"
+
+
+def unknown(census: Census, tidings: Tidings) -> Iterator[str]:
+    """Say of what it is not known how it does."""
+    if tidings.states[State.UNKNOWN]:
+        yield "what is unknown may be whole: try again when all stores can be asked"
+    if tidings.others_possible:
+        silent = ", ".join(name for name, _ in care_failures(census.survey))
+        yield f"there may be more: {silent} could have objects of which the other stores have nothing"
 
 
 def print_json(care: Care, census: Census, tidings: Tidings, proofs: Sequence[Proof], unfinished: str) -> None:
@@ -239,6 +251,7 @@ def summary_document(tidings: Tidings) -> dict[str, object]:
         "objects": sum(tidings.states.values()),
         **{state.value: tidings.states[state] for state in State},
         "left_over": tidings.leftovers,
+        "others_possible": tidings.others_possible,
         "exit_status": tidings.exit_status,
     }
 

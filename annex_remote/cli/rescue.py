@@ -20,7 +20,7 @@ from annex_remote.care.plan import Census, plan_repair
 from annex_remote.care.verify import Proof
 from annex_remote.caring import Care, Sample, parse_sample
 from annex_remote.cli.check import verify_shares
-from annex_remote.cli.findings import Tidings, care_failures, print_check, print_json
+from annex_remote.cli.findings import Tidings, care_failures, print_check, print_json, unknown
 from annex_remote.cli.keeping import (
     EXIT_LOST,
     EXIT_UNKNOWN,
@@ -389,5 +389,4 @@ def _advice(_: str, care: Care, census: Census, tidings: Tidings, *, repaired: b
             if repaired
             else f"{repairable:,} to be repaired: the same command with --repair"
         )
-    if tidings.states[State.UNKNOWN]:
-        yield "what is unknown may be whole: try again when all stores can be asked"
+    yield from unknown(census, tidings)
