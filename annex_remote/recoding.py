@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from annex_remote.care.made import ends_now
 from annex_remote.care.plan import Census
 from annex_remote.care.recode import Recode
 from annex_remote.care.work import AT_ONCE, in_parallel
 from annex_remote.caring import Care
 from annex_remote.errors import Cancelled, NoCapability
 from annex_remote.transfer.fetch import Fetching
-from annex_remote.transfer.opening import open_share
 from annex_remote.transfer.sites import Notes
 
 __all__ = ["Recoded", "recode", "to_recode"]
@@ -26,37 +26,45 @@ class Recoded:
     notes: tuple[str, ...] = ()
 
 
-def to_recode(care: Care, census: Census) -> list[str]:
+def to_recode(care: Care, census: Census) -> tuple[list[str], int]:
     """Return the objects that are coded otherwise than they should be, or whose coding anew was stopped.
 
-    Of objects whose size is known, the lengths of their shares tell; of others, the end of a share.
+    Also how many there are of which that could not be told. Of most objects whose size is known, the lengths of
+    their shares tell; of others, the end of a share.
     """
     wanted = care.ground.coding.needed
-    chosen = []
+    chosen: list[str] = []
+    open_ones: dict[str, tuple[int, ...]] = {}
+    unsure = 0
     for object_id, verdict in census:
-        if object_id in census.survey.staged:
+        if census.survey.staged.get(object_id):
             chosen.append(object_id)
-            continue
-        if not verdict.good:
-            continue
-        needed = verdict.needed if object_id in census.names else _needed(care, object_id, verdict.good)
-        if needed != wanted:
-            chosen.append(object_id)
-    return chosen
-
-
-def _needed(care: Care, object_id: str, numbers: tuple[int, ...]) -> int | None:
-    """Return what the first share that opens says; None if none does."""
+        elif object_id in census.names and verdict.good and verdict.least == verdict.needed:
+            chosen += [object_id] if verdict.needed != wanted else []
+        elif verdict.good or verdict.bad:
+            open_ones[object_id] = (*verdict.good, *verdict.bad)
+        else:
+            unsure += bool(verdict.silent)
     sites = {site.number: site for site in care.sites}
-    for number in numbers:
-        try:
-            share = open_share(
-                sites[number], object_id, care.grid.verify_key, needed=care.ground.most_needed, with_hashes=False
-            )
-        except Exception:  # noqa: BLE001, S112 # another one tells
-            continue
-        return share.header.needed
-    return None
+
+    def needed(object_id: str) -> set[int]:
+        ends = ends_now(
+            object_id,
+            [sites[number] for number in open_ones[object_id]],
+            care.grid.verify_key,
+            stall=care.grid.settings.stall,
+            cancelled=care.cancelled,
+        )
+        return {share.header.needed for share in ends.values()}
+
+    for result in in_parallel(needed, list(open_ones), AT_ONCE, care.cancelled):
+        if isinstance(result.error, Cancelled):
+            raise result.error
+        if not result.value:
+            unsure += 1
+        elif result.value != {wanted}:
+            chosen.append(result.item)
+    return sorted(chosen), unsure
 
 
 def recode(

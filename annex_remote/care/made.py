@@ -1,19 +1,22 @@
-"""Shares that are being made: where they wait until they are stored, and the proof that they were."""
+"""Shares that are being made: where they wait until they are stored, and the proof that they are there."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import IO
 
 from annex_remote.errors import Damaged
 from annex_remote.shares.format import Header, Tail, tail_length
-from annex_remote.transfer.opening import open_share
-from annex_remote.transfer.sites import Site
+from annex_remote.transfer.opening import OpenShare, open_share
+from annex_remote.transfer.sites import Clock, GatedAsking, Site
 
-__all__ = ["IN_MEMORY", "Made", "beside", "prove_written"]
+__all__ = ["IN_MEMORY", "Made", "beside", "ends_now", "prove_written"]
 
 IN_MEMORY = 4 << 20
 """Bytes of a share up to which it is held in memory until it is stored; larger ones wait in a temporary file."""
@@ -78,3 +81,23 @@ def prove_written(site: Site, header: Header, verify_key: bytes, moved: Callable
             for _, block in share.blocks(index, 1, lambda _: moved()):
                 if block is None:
                     raise Damaged(f"share {site.number} reads back otherwise than it was written")
+
+
+def ends_now(
+    object_id: str,
+    sites: Iterable[Site],
+    verify_key: bytes,
+    *,
+    stall: float,
+    cancelled: threading.Event,
+    clock: Clock = time.monotonic,
+) -> dict[Site, OpenShare]:
+    """Return the shares of an object that are at `sites` now and prove, by their ends; all are asked at once."""
+    asking: GatedAsking[OpenShare] = GatedAsking({}, cancelled, clock)
+
+    def look(site: Site) -> OpenShare:
+        moved = partial(asking.moved, site)
+        return open_share(site, object_id, verify_key, needed=1, with_hashes=False, heard=lambda _: moved())
+
+    asking.add({site: partial(look, site) for site in sites})
+    return {answer.asked: answer.value for answer in asking.answers(stall) if answer.value is not None}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from annex_remote.care.health import Ground, Verdict, judge, needed_of, worst_first
+from annex_remote.care.health import Ground, State, Verdict, judge, needed_of, worst_first
 from annex_remote.care.survey import Stray, Survey
 from annex_remote.shares.crypto import Cipher
 from annex_remote.shares.format import Header
@@ -42,6 +42,8 @@ class Census:
     """Shares that are listed and could not be read: nothing is known of them."""
     headers: dict[str, dict[int, Header]] = field(default_factory=dict)
     """Of shares that were proved."""
+    unwanted: set[str] = field(default_factory=set)
+    """Objects of which a share tells that their key is none of those that somebody wants."""
 
     def __iter__(self) -> Iterator[tuple[str, Verdict]]:
         for object_id in self.survey:
@@ -63,7 +65,7 @@ class Census:
             [(header, _)] = Counter(headers.values()).most_common(1)
             needed = least = header.needed
             strangers = {number for number, each in headers.items() if each != header}
-        return judge(
+        verdict = judge(
             self.ground,
             sizes,
             needed=needed,
@@ -73,6 +75,13 @@ class Census:
             beside=self.survey.staged.get(object_id, ()),
             lengths=lengths,
         )
+        if verdict.state is State.LOST and self.is_nameless(object_id):
+            return replace(verdict, state=State.UNKNOWN)
+        return verdict
+
+    def is_nameless(self, object_id: str) -> bool:
+        """True if names are known, and it could not be told whether this object is one that somebody wants."""
+        return False and object_id not in self.names and object_id not in self.unwanted
 
     def note_damaged(self, object_id: str, number: int, why: str) -> None:
         """A share was seen to be damaged."""
@@ -83,6 +92,13 @@ class Census:
         self.damaged.get(object_id, {}).pop(number, None)
         self.unread.get(object_id, set()).discard(number)
         self.headers.get(object_id, {}).pop(number, None)
+
+    def is_recoding(self, object_id: str, verdict: Verdict) -> bool:
+        """True if an object may be on its way to another coding: then what looks wrong of it may be right."""
+        if not self.ground.earlier:
+            return False
+        unexplained = set(verdict.bad) - set(self.damaged.get(object_id, ()))
+        return bool(self.survey.staged.get(object_id)) or bool(unexplained)
 
     def share_size(self, object_id: str) -> int:
         """Return about how many bytes a share of an object has."""
@@ -121,13 +137,16 @@ def plan_repair(census: Census, only_below: int | None = None) -> list[Job]:
     """Return what makes every object whole again, those nearest to their end first.
 
     Shares that are missing are made, damaged ones made anew. Nothing is made in the place of a share whose store
-    could not be asked. With `only_below`, objects are left alone that bear the loss of so many places.
+    could not be asked, nor of what may be on its way to another coding: `rebalance` goes on with that. With
+    `only_below`, objects are left alone that bear the loss of so many places.
     """
     jobs = []
     for object_id, verdict in census:
         strays = tuple(census.survey.strays.get(object_id, ()))
         there = {*verdict.good, *verdict.bad, *census.survey.staged.get(object_id, ())}
         if len(there) < verdict.least or (only_below is not None and verdict.left >= only_below):
+            continue
+        if census.is_recoding(object_id, verdict):
             continue
         free = set(census.ground.active(census.ground.places)) - {*verdict.good, *verdict.silent}
         makeable = min(verdict.missing, len(free))
@@ -155,7 +174,7 @@ def plan_rebalance(
     stock = _Stock(free, most, used)
     jobs = []
     for object_id, verdict in census:
-        if verdict.left < 0:
+        if verdict.left < 0 or census.is_recoding(object_id, verdict):
             continue
         moves = _Moves(census, object_id, verdict, stock)
         if only_from is None:

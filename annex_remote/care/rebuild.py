@@ -14,13 +14,13 @@ from functools import partial
 
 from annex_remote.care.health import Ground
 from annex_remote.care.made import Made, beside, prove_written
-from annex_remote.errors import Damaged, Exists, Full, NotEnough, StoreError, Unavailable
+from annex_remote.errors import Damaged, Exists, Full, NotEnough, NotFound, StoreError, Unavailable
 from annex_remote.model import ByteStream, OpenAt
 from annex_remote.shares import erasure
 from annex_remote.shares.format import Header, Tail, block_hash, share_root, sign
 from annex_remote.stores.wrappers import Around, AroundStream
 from annex_remote.transfer.fetch import Fetch, Fetching
-from annex_remote.transfer.opening import OpenShare, largest_group
+from annex_remote.transfer.opening import OpenShare, largest_group, open_share
 from annex_remote.transfer.placement import Candidate, place
 from annex_remote.transfer.presence import GRACE, Look, best_first
 from annex_remote.transfer.sending import in_pieces
@@ -233,6 +233,8 @@ class Rebuild:
                         group[number] = share
                     if not share.site.staged and number not in self._spoilt:
                         self._good.add(number)
+                elif share.header.is_recoded(header):
+                    raise Unavailable("it is being coded anew: rebalance goes on with it")
                 elif not share.site.staged:
                     self._spoilt[number] = "it belongs to other content"
                     self._good.discard(number)
@@ -381,6 +383,8 @@ class Rebuild:
             prove_written(where, made.header, self.verify_key, moved)
 
         is_there = site.number in self.there or site.number in self._spoilt
+        if is_there:
+            self._require_not_recoded(site, made.header, moved)
         if not (is_there and is_precious):
             put(site, fresh=not is_there)
             return
@@ -389,6 +393,23 @@ class Rebuild:
         put(site)
         with suppress(StoreError):  # it is collected one day
             site.store.delete(beside(site).name_of(self.object_id))
+
+    def _require_not_recoded(self, site: Site, header: Header, moved: Callable[[], None]) -> None:
+        """Raise `Unavailable` if what is there now is a share of the same content that is coded otherwise.
+
+        It was not, or not known to be so, when the stores were asked: somebody codes the object anew meanwhile.
+        """
+        with suppress(Damaged, NotFound):
+            there = open_share(
+                site,
+                self.object_id,
+                self.verify_key,
+                needed=header.needed,
+                with_hashes=False,
+                heard=lambda _: moved(),
+            )
+            if there.header.is_recoded(header):
+                raise Unavailable("the object is being coded anew: rebalance goes on with it")
 
 
 def _tables(group: Sequence[OpenShare]) -> dict[int, Tail]:

@@ -14,11 +14,11 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import IO
+from typing import IO, Any
 
 from annex_remote.care.health import Ground
-from annex_remote.care.made import IN_MEMORY, beside, prove_written
-from annex_remote.errors import NotEnough, StoreError
+from annex_remote.care.made import IN_MEMORY, beside, ends_now, prove_written
+from annex_remote.errors import NotEnough
 from annex_remote.model import Coding
 from annex_remote.shares import erasure
 from annex_remote.shares.format import Header, Tail, block_hash, share_root, sign
@@ -28,9 +28,11 @@ from annex_remote.transfer.opening import OpenShare
 from annex_remote.transfer.placement import Candidate, place
 from annex_remote.transfer.presence import Look, best_first
 from annex_remote.transfer.sending import in_pieces
-from annex_remote.transfer.sites import GatedAsking, Notes, Site, causes, shares
+from annex_remote.transfer.sites import GatedAsking, Notes, Site, causes, explain, shares
 
 __all__ = ["Recode"]
+
+HALF_WAY = "half-way, and can be read: rebalance goes on with it"
 
 
 @dataclass
@@ -61,17 +63,21 @@ class Recode:
                 return False
             there = [site for site in self.sites if site.takes_shares]
             targets = self._targets(wanted, there)
+            is_begun = not is_old
             with _Recoded(wanted, [site.number for site in targets], self.seed, self.folder) as made:
                 self._fetch(group, look, made)
                 # What was put beside the old shares by a run that was stopped is put there again: it is the same.
-                try:
-                    self._put(made, [beside(site) for site in targets])
-                except NotEnough:
-                    if is_old:  # nothing has taken its place yet
+                failed = self._put(made, [beside(site) for site in targets])
+                if failed:
+                    if not is_begun:  # nothing has taken its place yet
                         self._remove([beside(site) for site in targets])
-                    raise
-                self._put(made, targets)
-            self._clear(targets)
+                    raise NotEnough(
+                        _not_stored(failed, "as it is" if not is_begun else "half-way, and rebalance goes on")
+                    )
+                failed = self._put(made, targets)
+            if failed:
+                raise NotEnough(_not_stored(failed, HALF_WAY))
+            self._clear(wanted, targets)
             return True
         finally:
             look.abandon()
@@ -103,17 +109,21 @@ class Recode:
         return group
 
     def _targets(self, header: Header, sites: Sequence[Site]) -> list[Site]:
+        """Return where the new shares go.
+
+        Whoever codes this object comes to the same places, however much room each store has: two who do it at once
+        must not take each other's shares for old ones.
+        """
+        candidates = [Candidate(each.number, each.name, each.zone) for each in sites]
+        numbers = place(self.object_id, candidates, self.coding.total, 0)
+        targets = [site for site in sites if site.number in numbers]
         size = header.layout.data_length + header.layout.hashes_length
         # Two shares are there for a while.
-        roomy = [site for site in sites if self.free.get(site.name, 2 * size) >= 2 * size]
-        candidates = [Candidate(each.number, each.name, each.zone, self.free.get(each.name)) for each in roomy]
-        if len(candidates) < self.coding.happy:
-            raise NotEnough(
-                f"{shares(len(candidates))} could be stored now, {self.coding.happy} (happy) are needed; nothing "
-                "was changed"
-            )
-        numbers = place(self.object_id, candidates, self.coding.total, size)
-        return [site for site in roomy if site.number in numbers]
+        narrow = sorted({site.name for site in targets if self.free.get(site.name, 2 * size) < 2 * size})
+        if len(targets) < self.coding.happy or narrow:
+            why = f"{' '.join(narrow)}: no room for two shares of {size:,} bytes" if narrow else "too few stores"
+            raise NotEnough(f"it cannot be coded anew, and nothing was changed: {why}")
+        return targets
 
     def _fetch(self, group: Sequence[OpenShare], look: Look, made: _Recoded) -> None:
         layout = group[0].header.layout
@@ -130,9 +140,9 @@ class Recode:
             fetch.close()
         made.finish()
 
-    def _put(self, made: _Recoded, targets: Sequence[Site]) -> None:
-        """Put all shares, and prove them; raises `NotEnough` unless all stores took theirs."""
-        asking: GatedAsking[None] = GatedAsking({}, self.fetching.cancelled, self.fetching.clock)
+    def _put(self, made: _Recoded, targets: Sequence[Site]) -> dict[Site, Exception]:
+        """Put all shares, and prove them; return the stores that did not take theirs."""
+        asking: GatedAsking[None] = self._asking()
 
         def put(site: Site) -> None:
             moved = partial(asking.moved, site)
@@ -141,24 +151,45 @@ class Recode:
             prove_written(site, made.header, self.verify_key, moved)
 
         asking.add({site: partial(put, site) for site in targets})
-        failed = {}
-        for answer in asking.answers(self.fetching.stall):
-            if answer.error is not None:
-                failed[answer.asked] = answer.error
-        if failed:
-            raise NotEnough(f"{shares(len(failed))} could not be stored, and it stays as it is: {causes(failed)}")
+        answers = asking.answers(self.fetching.stall)
+        return {answer.asked: answer.error for answer in answers if answer.error is not None}
 
-    def _clear(self, targets: Sequence[Site]) -> None:
-        """Remove what is not wanted any more, as all new shares are proved where they belong."""
-        numbers = {site.number for site in targets}
-        self._remove([*map(beside, self.sites), *(site for site in self.sites if site.number not in numbers)])
+    def _asking(self) -> GatedAsking[Any]:
+        return GatedAsking({}, self.fetching.cancelled, self.fetching.clock)
+
+    def _clear(self, header: Header, targets: Sequence[Site]) -> None:
+        """Remove what is not wanted any more, if all new shares are where they belong now.
+
+        Raises `NotEnough` if they are not: somebody else has changed them, and what lies beside them is needed. Of
+        what is elsewhere only old shares go: those of the new coding are somebody's who placed them otherwise.
+        """
+        ends = ends_now(
+            self.object_id,
+            self.sites,
+            self.verify_key,
+            stall=self.fetching.stall,
+            cancelled=self.fetching.cancelled,
+            clock=self.fetching.clock,
+        )
+        seen = {site: share.header for site, share in ends.items()}
+        changed = [site.name for site in targets if seen.get(site) != header]
+        if changed:
+            raise NotEnough(f"its shares changed meanwhile on {' '.join(changed)}: rebalance goes on with it")
+        others = [site for site in self.sites if site not in targets]
+        old = [site for site in others if site in seen and seen[site].is_recoded(header)]
+        self._remove([*map(beside, self.sites), *old])
 
     def _remove(self, sites: Sequence[Site]) -> None:
-        for site in sites:
-            try:
-                site.store.delete(site.name_of(self.object_id))
-            except StoreError as error:  # it is collected one day
-                self.fetching.notes.add(site.name, f"{site.name_of(self.object_id)} may remain: {error}")
+        asking: GatedAsking[None] = self._asking()
+        asking.add({site: partial(site.store.delete, site.name_of(self.object_id)) for site in sites})
+        for answer in asking.answers(self.fetching.stall):
+            if answer.error is not None:  # it is collected one day
+                name = answer.asked.name_of(self.object_id)
+                self.fetching.notes.add(answer.asked.name, f"{name} may remain: {explain(answer.error)}")
+
+
+def _not_stored(failed: Mapping[Site, Exception], how: str) -> str:
+    return f"{shares(len(failed))} could not be stored, and it stays {how}: {causes(failed)}"
 
 
 class _Recoded:

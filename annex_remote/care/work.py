@@ -12,13 +12,14 @@ from typing import Generic, TypeVar
 
 from annex_remote.care.health import Verdict
 from annex_remote.care.ledger import Ledger
+from annex_remote.care.made import ends_now
 from annex_remote.care.plan import Census, Job
 from annex_remote.care.rebuild import Outcome, Rebuild, Tally
 from annex_remote.errors import Cancelled
 from annex_remote.model import ShareName
 from annex_remote.transfer.fetch import Fetching
 from annex_remote.transfer.figures import Book
-from annex_remote.transfer.opening import OpenShare, largest_group, open_share
+from annex_remote.transfer.opening import largest_group
 from annex_remote.transfer.sites import TICK, Clock, GatedAsking, Notes, Site, explain
 from annex_remote.transfer.trace import Trace
 from annex_remote.workers import workers
@@ -207,7 +208,7 @@ class Work:
             return [], []
         if outcome is not None and outcome.deficit:
             return [], ["nothing of it was removed, as shares are still missing"]
-        why = self._why_not(job, numbers, made)
+        why = self._why_not(job, numbers)
         if why:
             return [], [f"nothing of it was removed: {why}"]
         dropped, failed = [], []
@@ -236,20 +237,21 @@ class Work:
     def _asking(self, questions: Mapping[Site, Callable[[], R]]) -> GatedAsking[R]:
         return GatedAsking(questions, self.cancelled, self.clock or time.monotonic)
 
-    def _why_not(self, job: Job, numbers: Sequence[int], made: Collection[int]) -> str:
+    def _why_not(self, job: Job, numbers: Sequence[int]) -> str:
         """Return why shares must not be removed; empty if they may."""
         with self._lock:
             verdict = self.census.verdict(job.object_id)
         ground, needed = self.census.ground, verdict.needed
         going = [number for number in numbers if number in verdict.good]
         left = {number for number in verdict.good if number not in going}
+        if verdict.left < 0:
+            return "it is not known to be safe without it"
         # What was good before is not to bear less afterwards, but for what a retired store gave to it.
-        wanted = min(ground.margin(verdict.good, needed), ground.best(needed))
+        wanted = max(0, min(ground.margin(job.verdict.good, needed), ground.best(needed)))
         if ground.margin(left, needed) < wanted:
             return "without it the object would bear less"
-        if len(going) == len(numbers) <= len(made) and not job.strays:
-            return ""  # for each there is one that was proved just now
-        # By all that is known the others do without it. As it goes without a successor, they have to prove that.
+        # By all that is known the others do without it. They have to prove now that they are there: others work on
+        # the same stores.
         proved = self._proved(job.object_id, left)
         if ground.margin(proved, needed) < wanted:
             return "the shares that were to be left could not be read"
@@ -259,14 +261,12 @@ class Work:
 
     def _proved(self, object_id: str, numbers: Collection[int]) -> set[int]:
         """Return those of `numbers` whose share is there now and belongs to the others, by its end."""
-        asking: GatedAsking[OpenShare] = self._asking({})
-
-        def look(site: Site) -> OpenShare:
-            moved = partial(asking.moved, site)
-            return open_share(
-                site, object_id, self.verify_key, needed=1, with_hashes=False, heard=lambda _: moved()
-            )
-
-        asking.add({self._sites[number]: partial(look, self._sites[number]) for number in numbers})
-        found = [answer.value for answer in asking.answers(self.stall) if answer.value is not None]
-        return {share.site.number for share in largest_group(found)}
+        found = ends_now(
+            object_id,
+            [self._sites[number] for number in numbers],
+            self.verify_key,
+            stall=self.stall,
+            cancelled=self.cancelled,
+            clock=self.clock or time.monotonic,
+        )
+        return {share.site.number for share in largest_group(found.values())}

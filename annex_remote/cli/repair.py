@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,6 +15,7 @@ from rich.filesize import decimal
 from annex_remote.care.health import Ground
 from annex_remote.care.plan import Census, Job, plan_rebalance, plan_repair
 from annex_remote.care.rebuild import Tally
+from annex_remote.care.survey import take_survey
 from annex_remote.care.work import Done
 from annex_remote.caring import Care
 from annex_remote.cli.findings import Tidings, advice, care_failures, object_document, summary, summary_document
@@ -39,6 +41,10 @@ from annex_remote.roster import GONE, RETIRED
 from annex_remote.transfer.sites import explain
 
 __all__ = ["carry_out", "coding", "rebalance", "repair", "retire", "tell_done"]
+
+
+SETTLE = 90.0
+"""Seconds after which clones have heard of a change of the stores before they upload: see `grid.REFRESH`."""
 
 
 @click.command(cls=Command)
@@ -97,7 +103,8 @@ def rebalance(
     deadline = Deadline.of(time_limit)
     if care.ground.earlier or census.survey.staged:
         _recode(care, census, dry_run, deadline, as_json, quiet, folder_of(told))
-    jobs = plan_rebalance(census, free=care.free(), most=care.most())
+    # What was begun to be coded when the time was over may still go on.
+    jobs = [] if deadline.is_over else plan_rebalance(census, free=care.free(), most=care.most())
     _carry_out(remote, care, told, census, jobs, "moved", dry_run, deadline, as_json, quiet)
 
 
@@ -105,7 +112,8 @@ def _recode(
     care: Care, census: Census, dry_run: bool, deadline: Deadline, as_json: bool, quiet: bool, folder: str | None
 ) -> None:
     """Code all objects by the grid's coding; when none is left to be, the list of stores says so."""
-    objects = to_recode(care, census)
+    objects, unsure = to_recode(care, census)
+    unsure += len(census.survey.failed)
     if dry_run:
         for object_id in objects if as_json else ():
             click.echo(
@@ -137,7 +145,8 @@ def _recode(
         more = f", {left:,} left as the time is over: the next run goes on" if left else ""
         out.print(f"{done - failed:,} of {len(objects):,} coded anew, as {care.ground.coding}{more}")
     census.survey = care.survey()
-    if not left and not failed and not census.survey.failed and care.seed is not None:
+    # Only when it is known of every object: by `earlier` is told what is absent, and what may be removed.
+    if not (left or failed or unsure or census.survey.failed) and care.seed is not None:
         care.grid.change(care.grid.roster.with_all_coded())
         census.ground = care.ground = Ground(care.sites, care.grid.roster.coding)
 
@@ -281,6 +290,13 @@ def _print_plan(census: Census, jobs: Sequence[Job], as_json: bool) -> None:
 @time_option
 @rate_option
 @click.option(
+    "--settle",
+    type=click.FloatRange(0),
+    default=SETTLE,
+    show_default=True,
+    help="Seconds to wait, in the end, for other clones to hear of it.",
+)
+@click.option(
     "--force",
     is_flag=True,
     help="Also if not all of its shares can be made elsewhere, or most stores cannot be reached.",
@@ -288,13 +304,22 @@ def _print_plan(census: Census, jobs: Sequence[Job], as_json: bool) -> None:
 @click.pass_obj
 @plainly
 def retire(
-    remote: str, store: str, dry_run: bool, time_limit: str | None, limit_rate: str | None, force: bool
+    remote: str,
+    store: str,
+    dry_run: bool,
+    time_limit: str | None,
+    limit_rate: str | None,
+    settle: float,
+    force: bool,
 ) -> None:
     """Empty STORE: its shares are made anew on other stores first, and proved, and then removed from it.
 
     It takes no new shares from the beginning on. When it has none left, it is marked as gone, and can be taken
     away. What was stopped goes on when the command is given again. Exit status 0 when the store is empty, 1
     before.
+
+    Before it is marked it is listed once more, after a while in which other clones hear that it takes no new
+    shares.
     """
     care, told = cared_for(remote, limit_rate=limit_rate)
     grid = care.grid
@@ -316,13 +341,15 @@ def retire(
     if dry_run:
         _print_plan(census, jobs, as_json=False)
         return
-    stay = census.survey.used().get(store, (0, 0))[0] - len(jobs)
+    here = {site.number for site in sites if site.name == store}
+    stay = census.survey.used().get(store, (0, 0))[0] - sum(len(here & set(job.drop)) for job in jobs)
     if stay and state != RETIRED and not force:
         raise BadSetting(
             f"no other store takes {stay:,} of the shares on {store}, and nothing was changed: add a store "
             "first, or see check (--force retires it all the same)"
         )
-    if roster is not grid.roster:
+    roster_changed = roster is not grid.roster
+    if roster_changed:
         grid.change(roster, force=force)
         out.print(f"{store} takes no new shares (roster {roster.serial})", markup=False)
     count, _ = carry_out(
@@ -335,10 +362,12 @@ def retire(
         partial(tell_done, census, as_json=False, quiet=False),
     )
     care.notes.close()
-    left, size = census.survey.used().get(store, (0, 0))
-    if left or census.survey.failed:
-        others = "; ".join(f"{name} could not be asked" for name in census.survey.failed)
-        why = others or (
+    if roster_changed and settle:
+        err.print(f"waiting {settle:g} seconds for uploads of clones that have not heard of it (--settle 0: not)")
+        time.sleep(settle)
+    left, size, failed = _left_on(care, store)
+    if left or failed:
+        why = failed or (
             "the time is over, and the same command goes on"
             if count < len(jobs)
             else "no other store takes them: add one, or see what is said above"
@@ -348,6 +377,15 @@ def retire(
     roster = grid.roster.with_changed(store, state=GONE)
     grid.change(roster, force=force)
     out.print(f"{store} is empty, and marked as gone (roster {roster.serial})", markup=False)
+
+
+def _left_on(care: Care, store: str) -> tuple[int, int, str]:
+    """List a store once more: how many shares it has, their bytes, and why that could not be told, if so."""
+    sites = [site for site in care.sites if site.name == store]
+    survey = take_survey(sites, care.grid.id, stall=care.grid.settings.stall, cancelled=care.cancelled)
+    count, size = survey.used().get(store, (0, 0))
+    count += sum(map(len, survey.strays.values())) + sum(map(len, survey.staged.values()))
+    return count, size, "; ".join(explain(error) for error in survey.failed.values())
 
 
 @click.command()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from blake3 import blake3
@@ -70,6 +70,10 @@ class Header:
     @property
     def layout(self) -> Layout:
         return Layout(self.size, self.needed, self.cipher.overhead)
+
+    def is_recoded(self, other: Header) -> bool:
+        """True if `other` is that of the same content under the same key, coded by another number of shares."""
+        return self.needed != other.needed and replace(self, needed=other.needed) == other
 
     def pack(self) -> bytes:
         fixed = _HEADER.pack(

@@ -222,7 +222,12 @@ class Upload:
         if sighting.shares and self._expected is None:
             self._expected = self._header(content_id_of(self.path, self._codec))
         kept = {share.site for share in sighting.shares if share.header == self._expected}
-        stale = [share for share in sighting.shares if share.site not in kept]
+        # What is coded otherwise is no other content: somebody codes the object anew, and may need it.
+        moving = {s.site for s in sighting.shares if self._expected and s.header.is_recoded(self._expected)}
+        self._failed |= dict.fromkeys(
+            moving, Unavailable("the object is being coded anew: rebalance goes on with it")
+        )
+        stale = [share for share in sighting.shares if share.site not in kept | moving]
         group = largest_group(stale)
         if group and len(group) >= group[0].header.needed and content_is_fixed(self.annex_key):
             raise Damaged(

@@ -180,7 +180,7 @@ def test_retiring_a_store(session: Session, laptop: Repository) -> None:
     assert "are still on nas: no other store takes them" in said
     assert len(session.shares("nas")) == 3
     laptop.run(f"{SWARM} stores vault add spare=dir:{session.store('spare')}")
-    said = laptop.run(f"{SWARM} stores vault retire nas")
+    said = laptop.run(f"{SWARM} stores vault retire nas --settle 0")
     assert "nas is empty, and marked as gone" in said
     assert session.shares("nas") == []
     assert laptop.list_stores()["nas"]["state"] == "gone"
