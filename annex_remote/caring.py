@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 from annex_remote.capability import Capability
+from annex_remote.care.garbage import items_of
 from annex_remote.care.health import Ground, State
 from annex_remote.care.ledger import Ledger
 from annex_remote.care.plan import Census, plan_repair
 from annex_remote.care.rebuild import Tally, beside
 from annex_remote.care.survey import Survey, look_at, take_survey
 from annex_remote.care.verify import Proof, Task, prove_shares, slice_of
-from annex_remote.care.work import Work
+from annex_remote.care.work import Work, in_parallel
 from annex_remote.errors import BadSetting, NotFound, SwarmError
 from annex_remote.grid import Grid
 from annex_remote.limits import parse_size
@@ -24,12 +25,15 @@ from annex_remote.shares.crypto import object_id_of, open_key_name
 from annex_remote.stores.state import state_path
 from annex_remote.transfer.keys import is_of_git
 from annex_remote.transfer.opening import open_share
-from annex_remote.transfer.sites import Notes, Site, ask_all, explain
+from annex_remote.transfer.sites import GatedAsking, Notes, Site, ask_all, explain
 
-__all__ = ["Care", "Sample", "parse_sample", "remember_damage", "repair_object"]
+__all__ = ["AT_ONCE", "Care", "Sample", "parse_sample", "remember_damage", "repair_object"]
 
 FEW = 64
 """Objects up to which stores are asked for each of them, instead of being listed."""
+
+AT_ONCE = 16
+"""Objects that are asked about at once: each waits for its stores most of the time."""
 
 DAY = 86400.0
 
@@ -132,30 +136,48 @@ class Care:
         """Read the names of objects that git-annex does not list, and of which too few shares are left.
 
         These are left over by removals, as a rule; but git-annex does not list the parts of a pushed repository
-        either, and of these nothing may be lost unnoticed. Their names are in the ends of their shares.
+        either, and of these nothing may be lost unnoticed. Their names are in the ends of their shares; where no
+        share tells it, it is not known what is left over. Raises `Cancelled`.
         """
         if self.capability is None or not self.capability.can_read or not census.names:
             return
+        unnamed = [each for each, verdict in census if verdict.left < 0 and census.is_nameless(each)]
         found = {}
-        for object_id, verdict in census:
-            if object_id in census.names or verdict.left >= 0:
-                continue
-            for number in (*verdict.good, *verdict.bad):
-                try:
-                    share = open_share(
-                        census.survey.sites[number],
-                        object_id,
-                        self.grid.verify_key,
-                        needed=verdict.needed,
-                        with_hashes=False,
-                    )
-                    key = open_key_name(self.capability.read_secret, object_id, share.header.sealed_name)
-                except SwarmError:
-                    continue
-                if is_of_git(key):
-                    found[object_id] = key
-                break
+        for object_id, key in self.read_names(census.survey, unnamed):
+            if key is not None and is_of_git(key):
+                found[object_id] = key
+            elif key is not None:
+                census.unwanted.add(object_id)
         census.names = {**census.names, **found}
+
+    def read_names(self, survey: Survey, object_ids: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+        """Yield the keys of objects, as far as anything that there is of them tells it; several at once.
+
+        Raises `Cancelled`.
+        """
+        for result in in_parallel(partial(self._read_name, survey), object_ids, AT_ONCE, self.cancelled):
+            if result.error is not None:
+                raise result.error
+            yield result.item, result.value
+
+    def _read_name(self, survey: Survey, object_id: str) -> str | None:
+        stores = {site.name: site for site in self.sites}
+        own, beside = items_of(survey, object_id)
+        sites = [item.site(stores) for item in (*own, *beside)]
+        for site in sorted(sites, key=lambda each: (each.price, each.cost, each.number)):
+            question = {site: partial(self._open_name, site, object_id)}
+            for answer in GatedAsking(question, self.cancelled).answers(self.grid.settings.stall):
+                if answer.value is not None:
+                    return answer.value
+        return None
+
+    def _open_name(self, site: Site, object_id: str) -> str:
+        """Return the key whose share this is; raises `Damaged` if it does not prove, and what the store raises."""
+        assert self.capability is not None
+        share = open_share(
+            site, object_id, self.grid.verify_key, needed=self.ground.coding.needed, with_hashes=False
+        )
+        return open_key_name(self.capability.read_secret, object_id, share.header.sealed_name)
 
     # Verifying.
 

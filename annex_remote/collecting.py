@@ -19,28 +19,23 @@ from annex_remote.care.garbage import (
     Plan,
     Why,
     chunks_of,
-    items_of,
     left_over,
     parent_of,
     too_young,
 )
 from annex_remote.care.survey import Survey
 from annex_remote.care.work import in_parallel
-from annex_remote.caring import Care
+from annex_remote.caring import AT_ONCE, Care
 from annex_remote.errors import NotFound
 from annex_remote.model import ShareName
-from annex_remote.shares.crypto import object_id_of, open_key_name
+from annex_remote.shares.crypto import object_id_of
 from annex_remote.transfer.keys import is_of_git
-from annex_remote.transfer.opening import open_share
 from annex_remote.transfer.sites import Answer, GatedAsking, Site
 
 __all__ = ["Collecting", "Gone"]
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-AT_ONCE = 16
-"""Objects that are asked about at once: each waits for its stores most of the time."""
 
 Keys = Callable[[], Iterable[str]]
 Heard = Callable[[str, int], None]
@@ -142,26 +137,11 @@ class Collecting:
         """Return the keys of objects that are not on the list, as far as one of their shares tells it."""
         unknown = [object_id for object_id in survey if object_id not in keep.objects]
         found = {}
-        for count, (object_id, key) in enumerate(self._in_parallel(partial(self._read_name, survey), unknown), 1):
+        for count, (object_id, key) in enumerate(self.care.read_names(survey, unknown), 1):
             if key is not None:
                 found[object_id] = key
             moved("reading names", count)
         return found
-
-    def _read_name(self, survey: Survey, object_id: str) -> str | None:
-        own, beside = items_of(survey, object_id)
-        sites = [item.site(self._stores) for item in (*own, *beside)]
-        for site in sorted(sites, key=lambda each: (each.price, each.cost, each.number)):
-            for answer in self._ask({site: partial(self._open, site, object_id)}):
-                if answer.value is not None:
-                    return answer.value
-        return None
-
-    def _open(self, site: Site, object_id: str) -> str:
-        """Return the key whose share this is; raises `Damaged` if it does not prove, and what the store raises."""
-        needed = self.care.ground.coding.needed
-        share = open_share(site, object_id, self.care.grid.verify_key, needed=needed, with_hashes=False)
-        return open_key_name(self._secret, object_id, share.header.sealed_name)
 
     def _with_ages(self, found: Sequence[Leftover], moved: Heard) -> Iterator[tuple[Leftover, Why | None]]:
         """Yield what may go with why it stays after all, by its age; what has vanished meanwhile is left out."""

@@ -81,7 +81,7 @@ class Census:
 
     def is_nameless(self, object_id: str) -> bool:
         """True if names are known, and it could not be told whether this object is one that somebody wants."""
-        return False and object_id not in self.names and object_id not in self.unwanted
+        return bool(self.names) and object_id not in self.names and object_id not in self.unwanted
 
     def note_damaged(self, object_id: str, number: int, why: str) -> None:
         """A share was seen to be damaged."""

@@ -63,11 +63,9 @@ class Tidings:
     """True if stores that could not be asked may have whole objects that nobody knows of by name."""
 
     def take(self, census: Census) -> None:
-        known = bool(census.names)
-        self.others_possible = not known and len(census.survey.silent({})) >= self.care.ground.least_needed
+        self.others_possible = not census.names and len(census.survey.silent({})) >= self.care.ground.least_needed
         for object_id, verdict in census:
-            incomplete = verdict.left < 0
-            if known and incomplete and object_id not in census.names:
+            if verdict.left < 0 and object_id in census.unwanted:
                 self.leftovers += 1
                 continue
             self.states[verdict.state] += 1
@@ -162,6 +160,8 @@ def wrong_with(census: Census, object_id: str, verdict: Verdict) -> str:
     missing = verdict.missing - len(census.ground.active(verdict.bad))
     if missing > 0:
         words.append(f"{missing} missing")
+    if verdict.left < 0 and census.is_nameless(object_id):
+        words.append("no share tells whether it is wanted")
     if verdict.silent:
         words.append(f"not known: {' '.join(sorted({sites[number].name for number in verdict.silent}))}")
     if verdict.crowded:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,13 +17,13 @@ from annex_remote.care.verify import Proof, Task
 from annex_remote.caring import DAY, Care, Sample, parse_sample, remember_damage, repair_object
 from annex_remote.errors import BadSetting, Damaged, Denied, NotFound, Unavailable
 from annex_remote.grid import Grid
-from annex_remote.model import Access, Store
+from annex_remote.model import Access, ByteStream, Store
 from annex_remote.roster import first_roster
 from annex_remote.settings import read_settings
 from annex_remote.shares.crypto import object_id_of
 from annex_remote.transfer.sites import Notes
 from tests.care.vault import spoil
-from tests.fakes import Failing, FakeClock, MemoryStore, Recording, in_thread
+from tests.fakes import Around, Failing, FakeClock, Hanging, MemoryStore, Recording, in_thread
 from tests.shares.builder import FULL, content, upload
 
 NAMES = ["a", "b", "c", "d", "e"]
@@ -156,6 +158,48 @@ def test_what_is_known_to_be_damaged_is_remembered_by_the_machine(world: World) 
     again.name_all(KEYS)
     assert again.census(in_thread(again.survey)).verdict(IDS[0]).bad == (1,)
     again.notes.close()
+
+
+# Names.
+
+
+def test_the_names_of_what_is_incomplete_are_read_several_at_once(world: World) -> None:
+    for key in KEYS[:2]:
+        for name, number in zip("abc", range(3), strict=True):
+            del world.memory[name].contents[str(world.built[key].name(number))]
+    together = {name: Together(world.memory[name], 2) for name in "de"}
+    world.broken |= {name: lambda _, name=name: together[name] for name in "de"}  # type: ignore[misc]
+    care = world.care(KEYS[2:])
+    census = care.census(in_thread(care.survey))
+    in_thread(lambda: care.name_incomplete(census))
+    assert census.unwanted == set(IDS[:2])
+
+
+def test_a_store_that_hangs_holds_up_no_names(world: World, end: threading.Event) -> None:
+    for name, number in zip("abc", range(3), strict=True):
+        del world.memory[name].contents[str(world.built[KEYS[0]].name(number))]
+    for name in "de":
+        world.broken[name] = lambda store: Hanging(store, end, {"read"})
+    grid = Grid(replace(world.settings, stall=0.3), FULL.verify_key, FULL, opener=world.open)
+    care = Care(grid, FULL, ledger=Ledger(str(world.folder / "ledger")))
+    care.name_all(KEYS[1:])
+    census = care.census(in_thread(care.survey))
+    in_thread(lambda: care.name_incomplete(census))
+    assert census.unwanted == set()
+    assert census.is_nameless(IDS[0])
+    assert census.verdict(IDS[0]).state is State.UNKNOWN
+
+
+class Together(Around):
+    """Lets nobody read of it before so many want to."""
+
+    def __init__(self, store: Store, count: int) -> None:
+        super().__init__(store)
+        self._barrier = threading.Barrier(count)
+
+    def read(self, name: str, start: int = 0, length: int | None = None) -> ByteStream:
+        self._barrier.wait(10)
+        return self.store.read(name, start, length)
 
 
 # Verifying.

@@ -11,13 +11,14 @@ from annex_remote.capability import Capability
 from annex_remote.care.health import State
 from annex_remote.care.ledger import Ledger
 from annex_remote.care.plan import Census
-from annex_remote.caring import Care
-from annex_remote.cli.check import _status_json
+from annex_remote.caring import Care, Sample
+from annex_remote.cli.check import _status_json, verify_shares
 from annex_remote.cli.findings import Tidings, print_check, print_json, summary_document
+from annex_remote.cli.keeping import Deadline
 from annex_remote.errors import Unavailable
 from annex_remote.grid import Grid
 from annex_remote.model import Store
-from tests.care.test_caring import KEYS, NAMES, World
+from tests.care.test_caring import KEYS, NAMES, SIZE, World
 from tests.fakes import Failing, in_thread
 from tests.shares.builder import FULL
 
@@ -83,3 +84,77 @@ def test_where_names_are_known_each_object_tells_it(world: World) -> None:
     tidings, _ = found(caring(world, KEYS))
     assert (tidings.exit_status, tidings.others_possible) == (3, False)
     assert tidings.states == {State.UNKNOWN: len(KEYS)}
+
+
+# What git-annex does not list, and of which too few shares are left.
+
+PUSHED = f"GITBUNDLE-s{SIZE}--485a85e8-92de-44ee-befc-e4bb2f5a8b63-{'a' * 64}"
+OTHER = f"WORM-s{SIZE}-m99--dropped"
+
+
+class Rest(World):
+    """A vault with two of the shares of one more object, of the key `extra`."""
+
+    def __init__(self, folder: Path, extra: str) -> None:
+        super().__init__(folder, [*KEYS, extra])
+        self.extra = extra
+        self.rest = self.built[extra]
+        for number in (2, 3, 4):
+            del self.memory[NAMES[number]].contents[self.name(number)]
+
+    def name(self, number: int) -> str:
+        return str(self.rest.name(number))
+
+
+@pytest.fixture(params=[PUSHED, OTHER])
+def rest(tmp_path: Path, request: pytest.FixtureRequest) -> Rest:
+    return Rest(tmp_path, request.param)
+
+
+def test_the_name_tells_what_is_left_over_and_what_is_lost(rest: Rest) -> None:
+    tidings, _ = found(caring(rest, KEYS))
+    if rest.extra == PUSHED:
+        assert (tidings.exit_status, tidings.states[State.LOST], tidings.leftovers) == (2, 1, 0)
+    else:
+        assert (tidings.exit_status, tidings.states[State.LOST], tidings.leftovers) == (0, 0, 1)
+
+
+@pytest.mark.parametrize("verb", ["read", "garbage"])
+def test_a_name_that_cannot_be_read_is_not_left_over(
+    rest: Rest, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    for number in (0, 1):
+        if verb == "read":
+            rest.broken[NAMES[number]] = lambda store: Failing(store, lambda: Unavailable("cut"), {"read"})
+        else:
+            name = rest.name(number)
+            share = rest.memory[NAMES[number]].contents[name]
+            rest.memory[NAMES[number]].contents[name] = bytes(len(share))
+    tidings, census = found(caring(rest, KEYS))
+    assert (tidings.exit_status, tidings.states[State.UNKNOWN], tidings.leftovers) == (3, 1, 0)
+    assert "no share tells whether it is wanted" in told(capsys, tidings, census)
+    print_json(tidings.care, census, tidings, [], "")
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    [document] = [line for line in lines if line.get("object") == rest.rest.header.object_id]
+    assert (document["state"], document["wanted"]) == ("unknown", False)
+
+
+def test_a_stray_tells_the_name_as_well(rest: Rest) -> None:
+    for number in (0, 1):
+        share = rest.memory[NAMES[number]].contents.pop(rest.name(number))
+        rest.memory[NAMES[number + 1]].contents[rest.name(number)] = share
+    tidings, _ = found(caring(rest, KEYS))
+    assert tidings.leftovers == (rest.extra == OTHER)
+
+
+def test_what_proving_finds_is_no_leftover_either(rest: Rest) -> None:
+    """All shares seem to be there until they are read."""
+    for number, share in rest.rest.shares.items():
+        rest.memory[NAMES[number]].contents[rest.name(number)] = bytes(len(share))
+    care = caring(rest, KEYS)
+    tidings, census = found(care)
+    assert tidings.states == {State.HEALTHY: len(KEYS) + 1}
+    in_thread(lambda: verify_shares(care, census, Sample(), Deadline(None), None, None, True))
+    again = Tidings(care, "vault")
+    again.take(census)
+    assert (again.exit_status, again.states[State.UNKNOWN], again.leftovers) == (3, 1, 0)
