@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from annex_remote.care.health import Ground, State, Verdict, judge, needed_of, worst_first
 from annex_remote.care.survey import Stray, Survey
+from annex_remote.errors import Damaged
+from annex_remote.model import ShareName
 from annex_remote.shares.crypto import Cipher
 from annex_remote.shares.format import Header
+from annex_remote.transfer.keys import is_of_git
 from annex_remote.transfer.placement import Candidate, place
 
 __all__ = ["Census", "Job", "plan_rebalance", "plan_repair", "size_of_key"]
@@ -40,6 +44,8 @@ class Census:
     """Objects that are asked about; all if it is None."""
     unread: dict[str, set[int]] = field(default_factory=dict)
     """Shares that are listed and could not be read: nothing is known of them."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """What to call objects for people, by key: files."""
     headers: dict[str, dict[int, Header]] = field(default_factory=dict)
     """Of shares that were proved."""
     unwanted: set[str] = field(default_factory=set)
@@ -72,12 +78,20 @@ class Census:
             least=least,
             bad={*self.damaged.get(object_id, ()), *strangers},
             silent=self.survey.silent(sizes) | unread,
-            beside=self.survey.staged.get(object_id, ()),
+            beside={*self.survey.staged.get(object_id, ()), *self.elsewhere(object_id)},
             lengths=lengths,
         )
         if verdict.state is State.LOST and self.is_nameless(object_id):
             return replace(verdict, state=State.UNKNOWN)
         return verdict
+
+    def elsewhere(self, object_id: str) -> set[int]:
+        """Return the numbers of shares that lie where only `recover` looks for them, and not where they belong."""
+        found = set()
+        for stray in self.survey.strays.get(object_id, ()):
+            with suppress(Damaged):  # one that was to take the place of another one
+                found.add(ShareName.parse(stray.name).number)
+        return found - set(self.survey.shares(object_id))
 
     def is_nameless(self, object_id: str) -> bool:
         """True if names are known, and it could not be told whether this object is one that somebody wants."""
@@ -99,6 +113,13 @@ class Census:
             return False
         unexplained = set(verdict.bad) - set(self.damaged.get(object_id, ()))
         return bool(self.survey.staged.get(object_id)) or bool(unexplained)
+
+    def called(self, object_id: str) -> str:
+        """Return what to call an object: its file, its key, or its id."""
+        key = self.names.get(object_id)
+        if key is None:
+            return object_id
+        return self.labels.get(key, f"{key} (of the pushed git repository)" if is_of_git(key) else key)
 
     def share_size(self, object_id: str) -> int:
         """Return about how many bytes a share of an object has."""

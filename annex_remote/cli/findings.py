@@ -20,7 +20,7 @@ from annex_remote.caring import Care
 from annex_remote.cli.keeping import EXIT_LOST, EXIT_REPAIR, EXIT_UNKNOWN, SHOWN
 from annex_remote.cli.terminal import err, out
 from annex_remote.roster import RETIRED
-from annex_remote.transfer.sites import explain
+from annex_remote.transfer.sites import explain, shares
 
 __all__ = [
     "Tidings",
@@ -159,6 +159,10 @@ def wrong_with(census: Census, object_id: str, verdict: Verdict) -> str:
     words = [f"{sites[number].name}: {known.get(number, 'cannot be a share of it')}" for number in verdict.bad]
     missing = verdict.missing - len(census.ground.active(verdict.bad))
     if missing > 0:
+    elsewhere = census.elsewhere(object_id) if verdict.left < 0 else ()
+    if elsewhere:
+        them = "it" if len(elsewhere) == 1 else "them"
+        words.append(f"{shares(len(elsewhere))} under another name: recover reads {them}")
         words.append(f"{missing} missing")
     if verdict.left < 0 and census.is_nameless(object_id):
         words.append("no share tells whether it is wanted")

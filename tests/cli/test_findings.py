@@ -158,3 +158,47 @@ def test_what_proving_finds_is_no_leftover_either(rest: Rest) -> None:
     again = Tidings(care, "vault")
     again.take(census)
     assert (again.exit_status, again.states[State.UNKNOWN], again.leftovers) == (3, 1, 0)
+
+
+# Shares that lie on another store than theirs.
+
+
+def move(world: World, key: str, *numbers: int) -> None:
+    """Have the next store keep the shares of an object."""
+    for number in numbers:
+        name = str(world.built[key].name(number))
+        there = world.memory[NAMES[(number + 1) % 5]]
+        there.contents[name] = world.memory[NAMES[number]].contents.pop(name)
+
+
+@pytest.mark.parametrize(
+    ("moved", "gone", "state"),
+    [
+        ([0, 1, 2, 3, 4], [], State.UNKNOWN),
+        ([0, 1, 2], [3, 4], State.UNKNOWN),
+        ([0], [3, 4], State.UNKNOWN),
+        ([0], [2, 3, 4], State.LOST),
+        ([0, 1], [], State.CRITICAL),
+    ],
+)
+def test_what_lies_under_another_name_is_not_lost(
+    world: World, capsys: pytest.CaptureFixture[str], moved: list[int], gone: list[int], state: State
+) -> None:
+    move(world, KEYS[0], *moved)
+    for number in gone:
+        del world.memory[NAMES[number]].contents[str(world.built[KEYS[0]].name(number))]
+    tidings, census = found(caring(world, KEYS))
+    assert tidings.states == {State.HEALTHY: len(KEYS) - 1, state: 1}
+    said = told(capsys, tidings, census)
+    assert ("under another name: recover reads" in said) == (state is not State.CRITICAL)
+
+
+def test_two_of_one_number_are_one(world: World) -> None:
+    """And so is one that is where it belongs as well."""
+    built = world.built[KEYS[0]]
+    for number in (2, 3, 4):
+        del world.memory[NAMES[number]].contents[str(built.name(number))]
+    for store in "cde":
+        world.memory[store].contents[str(built.name(0))] = built.shares[0]
+    tidings, _ = found(caring(world, KEYS))
+    assert tidings.states[State.LOST] == 1
