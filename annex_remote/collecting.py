@@ -6,6 +6,8 @@ stores are asked again. What is taken away in part is taken away wholly by the n
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -27,15 +29,17 @@ from annex_remote.care.survey import Survey
 from annex_remote.care.work import in_parallel
 from annex_remote.caring import AT_ONCE, Care
 from annex_remote.errors import NotFound
-from annex_remote.model import ShareName
 from annex_remote.shares.crypto import object_id_of
 from annex_remote.transfer.keys import is_of_git
-from annex_remote.transfer.sites import Answer, GatedAsking, Site
+from annex_remote.transfer.sites import Answer, Clock, GatedAsking, Site
 
 __all__ = ["Collecting", "Gone"]
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+ANEW, ANEW_AFTER = 60.0, 1000
+"""After how many seconds, and after how many objects, git-annex is asked again what is wanted."""
 
 Keys = Callable[[], Iterable[str]]
 Heard = Callable[[str, int], None]
@@ -57,6 +61,29 @@ class Gone:
     """Why nothing of it was removed after all."""
 
 
+class _Wanted:
+    """What somebody wants by now, by what `ask` says: it is asked anew every so often. Thread safe."""
+
+    def __init__(self, ask: Callable[[], set[str]], clock: Clock) -> None:
+        self._ask = ask
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._anew()
+
+    def _anew(self) -> None:
+        began = self._clock()
+        self._keys = self._ask()
+        self._at, self._used = began, 0
+
+    def by_now(self) -> set[str]:
+        """Return the keys, for one more object; raises what asking raises, and then again for every other one."""
+        with self._lock:
+            if self._used >= ANEW_AFTER or self._clock() - self._at >= ANEW:
+                self._anew()
+            self._used += 1
+            return self._keys
+
+
 @dataclass
 class Collecting:
     """Finds what is left over, and takes it away.
@@ -74,6 +101,7 @@ class Collecting:
     grace: float
     chunk: int = 0
     strangers: bool = False
+    clock: Clock = time.monotonic
 
     def __post_init__(self) -> None:
         self._stores: dict[str, Site] = {}
@@ -166,30 +194,33 @@ class Collecting:
     def collect(self, plan: Plan) -> Iterator[Gone]:
         """Take away what a plan says, and yield what came of it, object by object.
 
-        Raises `NoCapability` without the full capability, `SwarmError` if git-annex cannot be asked again; nothing
-        is removed then. `Cancelled` may come later.
+        Raises `NoCapability` without the full capability, and `SwarmError` if git-annex cannot be asked again: it
+        is before anything goes, and every so often. Nothing more goes then. `Cancelled` may come later.
         """
         assert self.care.capability is not None
         _ = self.care.capability.signing_seed  # who may not store may not remove
-        keep = self._still_wanted(plan)
-        for _, gone in self._in_parallel(partial(self._remove, plan, keep), plan.go):
+        wanted = _Wanted(partial(self._still_wanted, plan), self.clock)
+        for _, gone in self._in_parallel(partial(self._remove, plan, wanted), plan.go):
             assert gone is not None
             yield gone
         self.care.notes.flush()
 
     def _still_wanted(self, plan: Plan) -> set[str]:
         """Return the keys of a plan that somebody wants by now: it may be long ago that it was made."""
-        keys = {parent_of(each.key) for each in plan.go if each.key is not None and not each.wanted}
+        keys = {parent_of(each.key) for each in plan.go if each.key is not None}
         return {key for key in self.wanted() if key in keys} if keys else keys
 
-    def _remove(self, plan: Plan, keep: set[str], each: Leftover) -> Gone:
-        if not each.wanted and each.key is not None and parent_of(each.key) in keep:
+    def _remove(self, plan: Plan, wanted: _Wanted, each: Leftover) -> Gone:
+        if each.key is not None and parent_of(each.key) in wanted.by_now():
             return Gone(each, kept=Why.WANTED)
-        if self._has_changed(plan, each):
+        if self._has_grown(plan, each):
             return Gone(each, kept=Why.CHANGED)
+        there, young = self._with_age(each)  # what was put again meanwhile is as young as that
+        if young is not None:
+            return Gone(each, kept=young)
         removed: list[Item] = []
         failed: dict[Item, Exception] = {}
-        for item in each.items:
+        for item in there.items:
             site = item.site(self._stores)
             for answer in self._ask({site: partial(site.store.delete, item.name)}):
                 if answer.error is not None:
@@ -200,20 +231,16 @@ class Collecting:
                     self.care.notes.forget(each.object_id, site.number)
         return Gone(each, tuple(removed), failed)
 
-    def _has_changed(self, plan: Plan, each: Leftover) -> bool:
-        """True if shares have come, of what nobody wanted, or gone, of what is to be whole without the rest."""
+    def _has_grown(self, plan: Plan, each: Leftover) -> bool:
+        """True if shares have come of what nobody wanted."""
         listed = {item.name for item in each.items}
-        places = [
-            site
-            for site in self.care.sites
-            if site.name not in plan.failed
-            and (site.number in each.shares if each.wanted else site.name_of(each.object_id) not in listed)
-        ]
         questions = {
-            site: partial(site.store.stat, str(ShareName(each.object_id, site.number))) for site in places
+            site: partial(site.store.stat, site.name_of(each.object_id))
+            for site in self.care.sites
+            if site.name not in plan.failed and site.name_of(each.object_id) not in listed
         }
-        there = {answer.asked for answer in self._ask(questions) if answer.value is not None}
-        return there != set(places) if each.wanted else bool(there)
+        sizes = [answer.value for answer in self._ask(questions)]
+        return any(size is not None for size in sizes)
 
     def _ask(self, questions: Mapping[Site, Callable[[], T]]) -> Iterator[Answer[Site, T]]:
         """Ask stores, each by its gate; who is silent for too long has failed."""

@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from annex_remote.care.health import State
 from annex_remote.care.plan import Census, size_of_key
 from annex_remote.care.survey import Survey
 from annex_remote.model import ShareName, staged_name, staged_number
@@ -38,8 +37,6 @@ __all__ = [
 FEW = 10
 """Objects that may go at once, however many others there are: a small vault may lose most of what it had."""
 
-"""Beginnings of the keys that a pushed git repository is stored as. git-annex lists them nowhere."""
-
 _OF_CIPHERS = "GPGHMAC"
 """Beginning of the names that git-annex's own encryption makes of keys: they do not tell whose they are."""
 
@@ -54,7 +51,7 @@ class Why(Enum):
     """git-annex has never heard of it here: it may be of a clone that was not met, or of another repository."""
     LAST = "may be the last copy"
     """There may be enough of it to rebuild it, and git-annex knows of no copy anywhere else."""
-    UNSURE = "its object is not whole without it"
+    BESIDE = "beside the shares of what is wanted"
     WANTED = "wanted after all"
     CHANGED = "changed meanwhile"
 
@@ -82,18 +79,14 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """What may go of one object: everything, or what is beside its shares.
-
-    `shares` are the numbers that it must still have then, if it is wanted; of others it is all there is.
-    """
+    """What there is of one object, or of one that is wanted what is beside its shares."""
 
     object_id: str
     key: str | None
     """The name of its key, as far as it can be read."""
     items: tuple[Item, ...]
     wanted: bool = False
-    """True if the object itself stays: the items are strays of it."""
-    shares: tuple[int, ...] = ()
+    """True if somebody wants the object: the items are strays of it."""
 
     @property
     def size(self) -> int:
@@ -156,12 +149,8 @@ def left_over(
         key = keep.objects.get(object_id, read.get(object_id))
         if key is not None and keep.wants(key):
             if beside:
-                verdict = census.verdict(object_id)
-                each = Leftover(object_id, key, tuple(beside), wanted=True, shares=verdict.good)
-                if verdict.state is State.HEALTHY and not census.ground.earlier:
-                    found.append(each)
-                else:  # it may be needed to repair the object, or be what it is coded as next
-                    kept.append((each, Why.UNSURE))
+                # They may be all that is good of it. Only `repair` has the shares prove themselves before.
+                kept.append((Leftover(object_id, key, tuple(beside), wanted=True), Why.BESIDE))
             continue
         each = Leftover(object_id, key, (*own, *beside))
         if key is None or key.startswith(_OF_CIPHERS):
@@ -231,19 +220,15 @@ class Plan:
     of_git: int = 0
     """Objects of pushed git repositories."""
     go: list[Leftover] = field(default_factory=list)
+    """Objects of which nothing is to be left."""
     kept: list[tuple[Leftover, Why]] = field(default_factory=list)
     failed: Mapping[str, Exception] = field(default_factory=dict)
     """Stores that could not be listed, and why."""
 
     @property
-    def whole(self) -> list[Leftover]:
-        """The objects of which nothing is to be left."""
-        return [each for each in self.go if not each.wanted]
-
-    @property
     def on_list(self) -> int:
         """How many objects stay because somebody may want them, besides those of git repositories."""
-        return self.objects - self.of_git - len(self.whole) - sum(not each.wanted for each, _ in self.kept)
+        return self.objects - self.of_git - len(self.go) - sum(not each.wanted for each, _ in self.kept)
 
     @property
     def reasons(self) -> Counter[Why]:
@@ -272,16 +257,15 @@ def refusal(plan: Plan, *, force: bool = False) -> str | None:
     A keep-list that is empty, or leaves out most of what there is, is rather a repository that does not know
     enough: a new one over old stores, or one that has not heard of the clones that stored all this.
     """
-    whole = plan.whole
-    if whole and not plan.wanted:
+    if plan.go and not plan.wanted:
         return (
             "git-annex knows of nothing that is to be there, so nothing says what is to be kept: fetch from the "
             "clones that have stored what is there (git annex sync), and try again"
         )
     size = sum(each.size for each in plan.go)
-    if not force and len(whole) > FEW and (2 * len(whole) > plan.objects or 2 * size > plan.size):
+    if not force and len(plan.go) > FEW and (2 * len(plan.go) > plan.objects or 2 * size > plan.size):
         return (
-            f"more than half would go, {len(whole):,} of {plan.objects:,} objects, {size:,} of {plan.size:,} "
+            f"more than half would go, {len(plan.go):,} of {plan.objects:,} objects, {size:,} of {plan.size:,} "
             "bytes: fetch from the other clones first (git annex sync); if it is right, --force"
         )
     return None

@@ -126,10 +126,6 @@ class Verdict:
     least: int = 0
     """How many shares may do: less than `needed` where it is not certain how the object was coded."""
 
-    @property
-    def to_repair(self) -> bool:
-        return self.state in (State.DEGRADED, State.CRITICAL) or bool(self.bad)
-
 
 def judge(
     ground: Ground,

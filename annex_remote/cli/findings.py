@@ -212,10 +212,12 @@ def advice(remote: str, care: Care, census: Census, tidings: Tidings) -> Iterato
             yield f"{name} is retired, and empty: {program} stores {remote} retire {name}"
     if tidings.outdated:
         yield f"{tidings.outdated:,} coded otherwise than {care.ground.coding}: {program} rebalance {remote}"
-    yield from unknown(census, tidings)
-    if tidings.leftovers or census.survey.strays:
-        count = tidings.leftovers + len(census.survey.strays)
-        yield f"{count:,} left over, of removals or uploads that broke off: {program} gc {remote}"
+    yield from unknown(remote, census, tidings)
+    astray = sum(each not in census.unwanted and census.verdict(each).left >= 0 for each in census.survey.strays)
+    if astray:
+        yield f"{astray:,} with shares where they do not belong as well: {program} repair {remote}"
+    if tidings.leftovers:
+        yield f"{tidings.leftovers:,} left over, of removals or uploads that broke off: {program} gc {remote}"
 
 
 def unknown(census: Census, tidings: Tidings) -> Iterator[str]:

@@ -36,7 +36,7 @@ _SAID = {
     "repository (--unknown-keys)",
     Why.LAST: "that may be whole, and of which git-annex knows no copy anywhere: to have one recorded if it is "
     "wanted, git annex fsck --fast --from REMOTE --key KEY (--json names them)",
-    Why.UNSURE: "beside the shares of objects that are not whole without it: repair comes first",
+    Why.BESIDE: "with something beside their shares, which may be needed: repair removes it when it is not",
     Why.WANTED: "wanted after all",
     Why.CHANGED: "changed meanwhile: the next run sees",
 }
@@ -184,8 +184,7 @@ def _objects(count: int) -> str:
 
 def _print_plan(plan: Plan, dry_run: bool) -> None:
     for each in plan.go[:SHOWN]:
-        beside = " beside its own" if each.wanted else ""
-        out.print(f"{each.key}: {_amount(each.items)}{beside}", markup=False)
+        out.print(f"{each.key}: {_amount(each.items)}", markup=False)
     if len(plan.go) > SHOWN:
         out.print(f"... and {len(plan.go) - SHOWN:,} more (--json names all)")
     out.print(f"kept: {_objects(plan.on_list)} on the keep-list, {plan.of_git:,} of git repositories")

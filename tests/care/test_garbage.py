@@ -189,35 +189,31 @@ def test_a_last_copy_may_be_beside_where_it_belongs_or_of_an_earlier_coding() ->
     assert left_over(census, LISTED, {OTHER: key}, Knowledge({key}))[1][0][1] is Why.LAST
 
 
-def test_strays_go_where_the_object_is_whole_without_them() -> None:
-    census = census_of({OBJECT: ALL})
-    stray = Item("store2", str(ShareName(OBJECT, 0)), 500)
-    census.survey.strays[OBJECT].append(Stray(*(stray.store, stray.name, stray.size)))
-    census.survey.staged[OBJECT][1] = 500
-    found, kept = left_over(census, LISTED, {}, NOTHING)
-    staged = Item("store1", staged_name(OBJECT, 1), 500)
-    assert found == [Leftover(OBJECT, KEY, (stray, staged), wanted=True, shares=(0, 1, 2))]
-    assert kept == []
-
-
 @pytest.mark.parametrize(
     ("sizes", "failed", "earlier", "damaged"),
     [
+        (ALL, [], [], False),
         ({0: 500, 1: 500}, [], [], False),
         ({0: 500, 1: 500}, [2], [], False),
         (ALL, [], [], True),
         (ALL, [], [1], False),
     ],
 )
-def test_strays_stay_where_they_may_be_needed(
+def test_strays_of_what_is_wanted_stay(
     sizes: dict[int, int], failed: list[int], earlier: list[int], damaged: bool
 ) -> None:
+    """However well the object seems to be: lists tell lengths, and its own shares may all be damaged."""
     census = census_of({OBJECT: sizes}, failed, earlier)
     if damaged:
         census.note_damaged(OBJECT, 0, "bad")
-    census.survey.strays[OBJECT].append(Stray("store1", str(ShareName(OBJECT, 2)), 500))
-    found, [(each, why)] = left_over(census, LISTED, {}, NOTHING)
-    assert (found, why, each.wanted, len(each.items)) == ([], Why.UNSURE, True, 1)
+    stray, staged = Item("store1", str(ShareName(OBJECT, 2)), 500), Item("store1", staged_name(OBJECT, 1), 500)
+    census.survey.strays[OBJECT].append(Stray(stray.store, stray.name, stray.size))
+    census.survey.staged[OBJECT][1] = 500
+    for strangers in (False, True):
+        assert left_over(census, LISTED, {}, NOTHING, strangers=strangers) == (
+            [],
+            [(Leftover(OBJECT, KEY, (stray, staged), wanted=True), Why.BESIDE)],
+        )
 
 
 # Ages.
@@ -254,12 +250,6 @@ def test_with_an_empty_list_nothing_goes_even_by_force() -> None:
     assert refusal(plan(0, 100, wanted=0)) is None
 
 
-def test_an_empty_list_does_not_keep_strays_of_what_git_has() -> None:
-    pushed = plan(0, 2, wanted=0)
-    pushed.go = [Leftover(OBJECT, "GITBUNDLE-s1--x", (item(0),), wanted=True)]
-    assert refusal(pushed) is None
-
-
 def test_more_than_half_takes_force() -> None:
     said = refusal(plan(51, 100))
     assert said is not None
@@ -274,21 +264,15 @@ def test_more_than_half_takes_force() -> None:
     assert refusal(plan(FEW + 1, FEW + 1)) is not None
 
 
-def test_strays_are_no_objects_that_go() -> None:
-    many = plan(0, 12)
-    many.go = [Leftover(f"{number:032}", "K", (Item("a", "x", 10),), wanted=True) for number in range(FEW + 1)]
-    assert refusal(many) is None
-
-
 def test_what_a_plan_comes_to() -> None:
     result = plan(1, 10)
     result.of_git = 2
-    result.go.append(Leftover(OBJECT, KEY, (item(0), item(1, size=7)), wanted=True))
+    result.go.append(Leftover(OBJECT, KEY, (item(0), item(1, size=7))))
     result.kept = [
         (Leftover(OTHER, None, (item(0, OTHER),)), Why.NO_NAME),
-        (Leftover(OTHER, KEY, (item(0, OTHER),), wanted=True), Why.UNSURE),
+        (Leftover(OTHER, KEY, (item(0, OTHER),), wanted=True), Why.BESIDE),
     ]
     assert result.by_store == {"a": (1, 10), "store0": (1, 500), "store1": (1, 7)}
-    assert result.on_list == 6
-    assert result.reasons == {Why.NO_NAME: 1, Why.UNSURE: 1}
+    assert result.on_list == 5
+    assert result.reasons == {Why.NO_NAME: 1, Why.BESIDE: 1}
     assert by_store([]) == {}

@@ -62,7 +62,6 @@ def test_what_is_known_does_not_become_silent() -> None:
 def test_damaged_shares() -> None:
     verdict = judge(FIVE, all_of(0, 1, 2, 3, 4), needed=3, bad=(4, 3))
     assert (verdict.state, verdict.bad, verdict.missing, verdict.left) == (State.CRITICAL, (3, 4), 2, 0)
-    assert verdict.to_repair
     few = judge(FIVE, all_of(0, 1, 2, 3), needed=3, bad=(2, 3))
     assert few.state is State.UNKNOWN, "the damaged ones may have the blocks that are missing"
     assert few.left == -1
@@ -73,7 +72,6 @@ def test_one_that_is_damaged_and_all_there_is_not_healthy() -> None:
     ground = Ground(sites(6), Coding(3, 4, 5))
     verdict = judge(ground, all_of(*range(6)), needed=3, bad=(5,))
     assert (verdict.state, verdict.missing) == (State.DEGRADED, 0)
-    assert verdict.to_repair
 
 
 def test_what_is_beside_may_be_the_object() -> None:

@@ -193,6 +193,17 @@ def test_what_lies_under_another_name_is_not_lost(
     assert ("under another name: recover reads" in said) == (state is not State.CRITICAL)
 
 
+def test_what_lies_beside_is_for_repair_and_what_is_left_over_for_gc(
+    rest: Rest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built = rest.built[KEYS[0]]
+    for each in (built, rest.rest):
+        rest.memory["d"].contents[str(each.name(0))] = each.shares[0]
+    said = told(capsys, *found(caring(rest, KEYS)))
+    assert "1 with shares where they do not belong as well: git-annex-remote-swarm repair vault" in said
+    assert ("1 left over" in said) == ("gc vault" in said) == (rest.extra == OTHER)
+
+
 def test_two_of_one_number_are_one(world: World) -> None:
     """And so is one that is where it belongs as well."""
     built = world.built[KEYS[0]]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from annex_remote import collecting
 from annex_remote.capability import Capability
 from annex_remote.care.garbage import Plan, Why
 from annex_remote.care.ledger import Ledger
@@ -20,7 +21,7 @@ from annex_remote.model import Access, ShareName, Store, staged_name
 from annex_remote.roster import first_roster
 from annex_remote.settings import read_settings
 from annex_remote.shares.crypto import object_id_of
-from tests.fakes import Corrupting, Failing, FakeClock, Hanging, MemoryStore, Recording, in_thread
+from tests.fakes import Around, Corrupting, Failing, FakeClock, Hanging, MemoryStore, Recording, in_thread
 from tests.shares.builder import FULL, upload
 
 NAMES = ["a", "b", "c"]
@@ -77,6 +78,7 @@ class Vault:
             self.grace,
             self.chunk,
             self.strangers,
+            self.clock,
         )
 
     def _wanted(self) -> Iterator[str]:
@@ -322,24 +324,20 @@ def test_a_store_that_hangs_holds_up_nobody(
 # Strays.
 
 
-def test_strays_of_a_whole_object_go_and_of_another_one_stay(vault: Vault) -> None:
-    stray, staged = vault.name(WANTED, 0), staged_name(object_id_of(FULL.read_secret, WANTED), 2)
-    gone_number = vault.name(WANTED, 200)
-    share = vault.memory["a"].contents[vault.name(WANTED, 0)]
-    vault.put("b", stray, share)
-    vault.put("c", staged, share)
-    vault.put("c", gone_number, share)
-    lost = vault.memory["b"].contents.pop(vault.name(WANTED, 1))
-    assert kept(vault.look()) == {WANTED: Why.UNSURE}
+def test_strays_of_what_is_wanted_stay(vault: Vault) -> None:
+    """They may be all that is good: here each share is garbage where it belongs, of the right length."""
+    for number, store in enumerate(NAMES):
+        name = vault.name(WANTED, number)
+        share = vault.memory[store].contents[name]
+        vault.put(NAMES[(number + 1) % 3], name, share)
+        vault.put(store, name, bytes(len(share)))
+    vault.put("c", staged_name(object_id_of(FULL.read_secret, WANTED), 2), share)
+    before = {name: dict(vault.memory[name].contents) for name in NAMES}
+    vault.grace = 0.0
+    vault.strangers = True
+    assert kept(vault.look()) == {WANTED: Why.BESIDE}
     assert vault.collect() == []
-    vault.put("b", vault.name(WANTED, 1), lost)
-    vault.put("b", stray, share, age=1)
-    assert kept(vault.look()) == {WANTED: Why.YOUNG}
-    vault.put("b", stray, share)
-    [gone] = vault.collect()
-    assert {item.name for item in gone.removed} == {stray, staged, gone_number}
-    assert vault.has(WANTED) == "abc"
-    assert [len(store.contents) for store in vault.memory.values()] == [1, 1, 1]
+    assert {name: vault.memory[name].contents for name in NAMES} == before
 
 
 def test_strays_alone_tell_whose_they_are(vault: Vault) -> None:
@@ -353,17 +351,6 @@ def test_strays_alone_tell_whose_they_are(vault: Vault) -> None:
     assert [len(store.contents) for store in vault.memory.values()] == [1, 1, 1]
 
 
-def test_a_stray_stays_if_the_object_has_lost_a_share_meanwhile(vault: Vault) -> None:
-    stray = vault.name(WANTED, 0)
-    vault.put("b", stray, vault.memory["a"].contents[stray])
-    collecting = vault.collecting()
-    plan = in_thread(collecting.look)
-    vault.memory["a"].delete(stray)
-    [gone] = in_thread(lambda: list(collecting.collect(plan)))
-    assert gone.kept is Why.CHANGED
-    assert stray in vault.memory["b"].contents
-
-
 # Between looking and removing.
 
 
@@ -375,6 +362,80 @@ def test_what_is_wanted_by_now_stays(vault: Vault) -> None:
     vault.wanted.append(GONE)
     [gone] = in_thread(lambda: list(collecting.collect(plan)))
     assert (gone.kept, gone.removed) == (Why.WANTED, ())
+    assert vault.has(GONE) == "abc"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "objects", "asked", "left"),
+    [(collecting.ANEW, 1000, 3, "abc"), (collecting.ANEW - 1, 1000, 2, ""), (0, 1, 3, "abc")],
+)
+def test_git_annex_is_asked_again_while_it_goes_on(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch, seconds: float, objects: int, asked: int, left: str
+) -> None:
+    """Removing may take hours: what somebody has stored meanwhile is wanted."""
+    monkeypatch.setattr(collecting, "AT_ONCE", 1)
+    monkeypatch.setattr(collecting, "ANEW_AFTER", objects)
+    keys = [GONE, "SHA256E-s10--other"]
+    for key in keys:
+        vault.plant(key)
+    vault.known += keys
+    times: list[float] = []
+    vault.asked = lambda: times.append(vault.clock())
+    first = True
+
+    def removed() -> None:
+        nonlocal first
+        if first:
+            first = False
+            vault.clock.advance(seconds)
+            vault.wanted += keys
+
+    vault.broken["c"] = lambda store: Telling(store, removed)
+    vault.collect()
+    assert sorted(map(vault.has, keys)) == ["", left]
+    assert len(times) == asked
+
+
+def test_if_git_annex_cannot_be_asked_again_nothing_more_goes(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collecting, "AT_ONCE", 1)
+    keys = [GONE, "SHA256E-s10--other", "SHA256E-s10--third"]
+    for key in keys:
+        vault.plant(key)
+    vault.known += keys
+
+    def asked() -> None:
+        if vault.clock() > 1e9:
+            raise SwarmError("git annex findkeys failed")
+
+    vault.asked = asked
+    vault.broken["c"] = lambda store: Telling(store, lambda: vault.clock.advance(collecting.ANEW))
+    with pytest.raises(SwarmError, match="findkeys failed"):
+        vault.collect()
+    assert sorted(map(vault.has, keys)) == ["", "abc", "abc"]
+
+
+class Telling(Around):
+    """Says when something was removed."""
+
+    def __init__(self, store: Store, removed: Callable[[], None]) -> None:
+        super().__init__(store)
+        self._removed = removed
+
+    def delete(self, name: str) -> None:
+        self.store.delete(name)
+        self._removed()
+
+
+def test_what_was_stored_again_by_now_stays(vault: Vault) -> None:
+    """Under the same names, so that nothing has come: only its age tells it."""
+    vault.plant(GONE)
+    collecting = vault.collecting()
+    plan = in_thread(collecting.look)
+    vault.plant(GONE, [1], age=0)
+    [gone] = in_thread(lambda: list(collecting.collect(plan)))
+    assert (gone.kept, gone.removed) == (Why.YOUNG, ())
     assert vault.has(GONE) == "abc"
 
 
