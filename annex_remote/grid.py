@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -280,7 +280,7 @@ class Grid:
     def reading_sites(self) -> list[Site]:
         """Return where shares may be read: as long as objects are coded anew, beside the others as well."""
         sites = self.sites()
-        return sites + [replace(site, staged=True, gate=site.gate) for site in sites if self.roster.earlier]
+        return sites + [site.beside for site in sites if self.roster.earlier]
 
     def _gate(self, name: str, connections: int) -> Gate:
         """Return the one gate to a store, for all work of this process."""

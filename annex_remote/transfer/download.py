@@ -78,12 +78,22 @@ class Download:
         return Fetching(self.stall, self.notes, self.cancelled, self.clock, self.book, self.trace)
 
     def _run(self) -> None:
-        look = self._look()
+        try:
+            self._try(self.sites)
+        except NotEnough:
+            # A program that was killed may have left shares beside their places.
+            if any(site.staged for site in self.sites):
+                raise
+            self._try([*self.sites, *(site.beside for site in self.sites)])
+
+    def _try(self, sites: Sequence[Site]) -> None:
+        look = self._look(sites)
         try:
             self._rebuild(look)
         finally:
             look.abandon()
-            self.damaged |= {site.number: str(error) for site, error in look.sighting.damaged.items()}
+            bad = look.sighting.damaged.items()
+            self.damaged |= {site.number: str(error) for site, error in bad if not site.staged}
 
     def _rebuild(self, look: Look) -> None:
         group = look.wait(_decodable, grace=GRACE, cancelled=self.cancelled).decodable()
@@ -98,12 +108,12 @@ class Download:
             raise NotEnough("; ".join([str(error), *self.notes.lines])) from error
         look.late(LATE).note(self.notes)
 
-    def _look(self) -> Look:
+    def _look(self, sites: Sequence[Site]) -> Look:
         """Open shares: as many as it takes, of the stores that answer best, and one more if that is not known.
 
         Under a key that may have several contents all stores are asked, as the content with most shares counts.
         """
-        sites, known = best_first(self.sites, self.book, self.clock())
+        sites, known = best_first(sites, self.book, self.clock())
         asked = [known[site.name] for site in sites[: self.needed]]
         certain = all(figures.settled and not figures.resting for figures in asked)
         return Look(
@@ -154,8 +164,11 @@ class _Writing:
         finally:
             os.close(descriptor)
             self._fetch.close()
-            bad = self._fetch.damaged.items()
-            self._download.damaged |= {number: f"{count} of its blocks damaged" for number, count in bad}
+            self._download.damaged |= {
+                number: f"{count} of its blocks damaged"
+                for number, count in self._fetch.damaged.items()
+                if not self._fetch.shares[number].site.staged
+            }
 
     def _hasher(self) -> blake3:
         return self._codec.keys.content_hasher(self._layout.size)

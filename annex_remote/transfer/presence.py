@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -77,10 +77,12 @@ class Sighting:
 
     def could_hide(self, needed: int) -> bool:
         """True if the sites that gave no good answer could complete an upload, of this grid's `needed`."""
-        doubtful = len(self.doubtful)
-        groups = Counter((share.header.pack(), share.header.needed) for share in self.shares)
-        return doubtful >= needed or any(
-            doubtful and count + doubtful >= wanted for (_, wanted), count in groups.items()
+        doubtful = {site.number for site in self.doubtful}
+        groups: dict[tuple[bytes, int], set[int]] = defaultdict(set)
+        for share in self.shares:
+            groups[share.header.pack(), share.header.needed].add(share.site.number)
+        return len(doubtful) >= needed or any(
+            doubtful and len(numbers | doubtful) >= wanted for (_, wanted), numbers in groups.items()
         )
 
     def note(self, notes: Notes, *, missing: bool = True) -> None:
@@ -312,13 +314,16 @@ def is_present(
     """True when enough shares that belong together are seen; False only where absence is proved.
 
     Absence is proved when the sites that could not be asked, or whose share does not prove, are too few to
-    complete any upload. Raises `Unavailable` naming the stores otherwise. An object with fewer shares than
-    `happy`, as an upload that failed leaves it, is in `notes`: it is there, and one loss nearer to its end.
+    complete any upload, also with what stands beside the places of shares: a program that was killed leaves it
+    there. Raises `Unavailable` naming the stores otherwise. An object with fewer shares than `happy`, as an upload
+    that failed leaves it, is in `notes`: it is there, and one loss nearer to its end.
     `least_needed` is for a grid whose coding was changed: so many shares rebuild what was stored before.
     """
     look = Look(sites, object_id, verify_key, needed=coding.needed, stall=stall)
     sighting = look.wait(lambda seen: bool(seen.decodable()), grace=GRACE)
     look.abandon()
+    if not sighting.decodable() and not sighting.could_hide(least_needed or coding.needed):
+        _look_beside(sites, object_id, verify_key, sighting, needed=coding.needed, stall=stall)
     group = sighting.decodable()
     if group:
         if len(group) < coding.happy and look.is_over and not sighting.silent:
@@ -332,6 +337,21 @@ def is_present(
         f"{shares(len(sighting.shares))} seen, {coding.needed} are needed, and these stores may have more: "
         + "; ".join(seen.lines)
     )
+
+
+def _look_beside(
+    sites: Sequence[Site], object_id: str, verify_key: bytes, sighting: Sighting, *, needed: int, stall: float
+) -> None:
+    """Take in what stands beside the places of shares, unless that was done; who is silent is not asked again."""
+    if any(site.staged for site in sites):
+        return
+    places = [site.beside for site in sites if site not in sighting.silent]
+    look = Look(places, object_id, verify_key, needed=needed, stall=stall)
+    seen = look.wait()
+    look.abandon()
+    sighting.shares += seen.shares
+    sighting.damaged |= seen.damaged
+    sighting.silent |= seen.silent
 
 
 def remove_object(sites: Sequence[Site], object_id: str, *, needed: int, stall: float, notes: Notes) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
@@ -64,6 +64,11 @@ class Site:
     def __post_init__(self) -> None:
         if self.gate is _OWN_GATE:
             object.__setattr__(self, "gate", Gate(self.connections))
+
+    @property
+    def beside(self) -> Site:
+        """The place beside this one, of a share that is to take its place."""
+        return replace(self, staged=True, gate=self.gate)
 
     def name_of(self, object_id: str) -> str:
         """Return the name of this site's share of an object."""

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from annex_remote.capability import Capability
 from annex_remote.errors import Busy, Cancelled, Damaged, Denied, Full, NotEnough, NotFound, Unavailable
-from annex_remote.model import ByteStream
+from annex_remote.model import ByteStream, staged_name
 from annex_remote.shares.crypto import Cipher
 from annex_remote.shares.format import Tail, block_hash, sign
 from annex_remote.shares.layout import HASH_SIZE, SEGMENT_SIZE
@@ -37,6 +37,7 @@ from tests.fakes import (
     Recording,
     Run,
     Slow,
+    in_thread,
     wait_for,
 )
 from tests.shares.builder import FULL, Upload, content, upload
@@ -242,6 +243,38 @@ def test_nothing_is_there(rig: Rig) -> None:
     for number in range(4):
         assert f"store{number}: share {number} is missing" in str(raised.value)
     assert not (rig.folder / "fetched").exists()
+
+
+@pytest.mark.parametrize("size", [100, 3 * SEGMENT_SIZE])
+def test_shares_beside_their_places_are_read_when_the_others_are_too_few(tmp_path: Path, size: int) -> None:
+    """As a program that was killed leaves them."""
+    rig = Rig.of(tmp_path, 3, 3, 5)
+    data = content(size)
+    built = upload(data, 3, range(5))
+    rig.plant(built)
+    recordings = [Recording(store) for store in rig.memory]
+    rig.stores = list(recordings)
+    rig.forget(0, 1)
+    assert rig.fetch() == data
+    assert not any(".n" in name for each in recordings for _, name in each.calls)
+    spoilt = bytearray(built.shares[2])
+    spoilt[0] ^= 1
+    rig.memory[2].contents[rig.name(2)] = bytes(spoilt)
+    rig.memory[2].contents[staged_name(rig.object_id, 2)] = built.shares[2]
+    rig.memory[1].contents[staged_name(rig.object_id, 1)] = built.shares[1]
+    assert rig.fetch("again") == data
+    assert any("share 2: 1 of its blocks damaged" in line for line in rig.notes.lines)
+
+
+def test_a_damaged_share_beside_its_place_does_not_stand_for_the_other(tmp_path: Path) -> None:
+    rig = Rig.of(tmp_path, 3, 3, 5)
+    built = upload(content(100), 3, range(5))
+    rig.plant(built, [0, 1])
+    rig.memory[1].contents[staged_name(rig.object_id, 1)] = built.shares[1][:-1]
+    download = rig.download(tmp_path / "file")
+    with pytest.raises(NotEnough):
+        in_thread(download.run)
+    assert download.damaged == {}
 
 
 def test_too_little_is_there(rig: Rig) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from annex_remote.capability import Capability
 from annex_remote.errors import Busy, Cancelled, Denied, NotEnough, Unavailable
-from annex_remote.model import ByteStream, Coding, ShareName
+from annex_remote.model import ByteStream, Coding, ShareName, staged_name
 from annex_remote.shares.crypto import Cipher, ObjectKeys, object_id_of
 from annex_remote.stores import open_store
 from annex_remote.transfer.download import Download
@@ -171,6 +171,58 @@ def test_shares_that_another_grid_signed_do_not_count(rig: Rig) -> None:
     rig.plant(ONE, [1])
     with pytest.raises(Unavailable, match="store0: share 0 is damaged: a share is not signed by this grid"):
         rig.present()
+
+
+# What a program that was killed has left beside the places of shares.
+
+
+def stage(rig: Rig, *numbers: int) -> None:
+    for number in numbers:
+        rig.memory[number].contents[staged_name(rig.object_id, number)] = ONE.shares[number]
+
+
+@pytest.mark.parametrize(
+    ("own", "staged", "silent", "answer"),
+    [
+        ([0], [1], [], True),
+        ([], [0, 1], [], True),
+        ([0], [0], [], False),
+        ([0], [], [], False),
+        ([], [2], [], False),
+        ([], [2], [3], None),
+        ([0], [1], [3], None),
+        ([], [], [3], False),
+        ([], [3], [3], False),
+    ],
+)
+def test_what_stands_beside_its_place_is_there(
+    tmp_path: Path, own: list[int], staged: list[int], silent: list[int], answer: bool | None
+) -> None:
+    rig = Rig.of(tmp_path, 2, 2, 4)
+    rig.plant(ONE, own)
+    stage(rig, *staged)
+    for number in silent:
+        put_in_state(rig, number, "silent")
+    if answer is None:
+        with pytest.raises(Unavailable, match="store3: away"):
+            rig.present()
+    else:
+        assert rig.present() == answer
+
+
+def test_nobody_looks_there_for_what_is_in_its_place(rig: Rig) -> None:
+    recordings = [Recording(store) for store in rig.memory]
+    rig.stores = list(recordings)
+    rig.plant(ONE, range(len(rig.memory)))
+    assert rig.present()
+    assert not any(".n" in name for each in recordings for _, name in each.calls)
+
+
+def test_one_store_counts_once_though_it_has_two_places(tmp_path: Path) -> None:
+    """While objects are coded anew as well: it takes as many silent stores as shares to hide an object."""
+    rig = Rig.of(tmp_path, 2, 2, 4)
+    put_in_state(rig, 3, "silent")
+    assert rig.present([*rig.sites, *(site.beside for site in rig.sites)]) is False
 
 
 def test_without_stores_nothing_is_there(rig: Rig) -> None:
