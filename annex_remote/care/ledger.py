@@ -41,6 +41,9 @@ _IN_USE = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 PAUSE = 1.0
 """Seconds between two times that what was noted is written."""
 
+LASTS = 7 * 86400
+"""Seconds for which a run that was stopped may go on."""
+
 Share = tuple[str, int]
 """Object id and number."""
 
@@ -111,11 +114,15 @@ class Ledger:
     # Runs that may be stopped.
 
     def begin(self, what: str) -> tuple[float, bool]:
-        """Return when the run `what` began, and whether it did so before: it goes on then, and else begins now."""
+        """Return when the run `what` began, and whether it did so before: it goes on then, and else begins now.
+
+        One that began longer ago than `LASTS` begins anew: what it has proved may not be so any more.
+        """
         now = int(self._date())
         for (began,) in self._found("select began from runs where what = ?", what):
-            return float(began), True
-        self._note("insert or ignore into runs values (?, ?)", what, now)
+            if 0 <= now - began <= LASTS:
+                return float(began), True
+        self._note("replace into runs values (?, ?)", what, now)
         self.flush()
         return float(now), False
 

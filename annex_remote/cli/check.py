@@ -113,6 +113,9 @@ def verify_shares(
         if goes_on:
             done = set(care.notes.proved(began))
             tasks = [task for task in tasks if (task.object_id, task.number) not in done]
+        else:  # what was not reached the last time comes first: this one may be stopped as well
+            lately = set(care.notes.proved(care.date() - RECENT))
+            tasks = sorted(tasks, key=lambda task: (task.object_id, task.number) in lately)
     prices = {number: site.price for number, site in census.survey.sites.items()}
     total, read, spent = sum(task.size for task in tasks), 0, 0.0
     found: list[Proof] = []

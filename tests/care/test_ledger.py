@@ -94,6 +94,18 @@ def test_runs_go_on_until_their_end(book: Book, ledger: Ledger) -> None:
     assert ledger.begin("another")[1]
 
 
+def test_a_run_that_was_stopped_long_ago_begins_anew(book: Book, ledger: Ledger) -> None:
+    ledger.begin("verify all")
+    book.date.advance(7 * DAY)
+    assert ledger.begin("verify all") == (1_000_000.0, True)
+    book.date.advance(1)
+    began = 1_000_001.0 + 7 * DAY
+    assert ledger.begin("verify all") == (began, False)
+    assert ledger.begin("verify all") == (began, True)
+    book.date.advance(-DAY)  # the clock was wrong
+    assert ledger.begin("verify all") == (began - DAY, False)
+
+
 # The file.
 
 
