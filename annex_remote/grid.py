@@ -326,11 +326,12 @@ class Grid:
             if answer.value is None:
                 log.debug("%s: no roster: %s", answer.asked, explain(answer.error))
                 if wants_login(answer.error):
-                    notes.add(answer.asked, f"wants a login: git-annex-remote-swarm login REMOTE {answer.asked}")
+                    login = f"wants a login: git-annex-remote-swarm login REMOTE {answer.asked}"
+                    notes.add(answer.asked, login, lasting=True)
                 continue
             found[answer.asked], refused = answer.value
             if refused is not None:
-                notes.add(answer.asked, f"a roster is refused: {refused}")
+                notes.add(answer.asked, f"a roster is refused: {refused}", lasting=True)
         newest = max((each for each in found.values() if each), key=lambda each: each.rank, default=None)
         if newest is not None and newest.rank > before:
             self._take_up(newest)
@@ -408,11 +409,11 @@ class Grid:
             if entry.name not in found or (each and each.rank >= (serial, sealed)):
                 continue
             if each is not None and each.roster.serial == serial:
-                notes.add(
-                    entry.name, f"had another roster {serial}: two clones changed the stores at once, see stores"
-                )
+                twice = f"had another roster {serial}: two clones changed the stores at once, see stores"
+                notes.add(entry.name, twice, lasting=True)
             elif each is not None:
-                notes.add(entry.name, f"had roster {each.roster.serial}, the newest is {serial}")
+                old = f"had roster {each.roster.serial}, the newest is {serial}"
+                notes.add(entry.name, old, lasting=True)
             behind[entry.name] = partial(self._give, entry, serial, sealed)
         for answer in ask_all(behind, ROSTER_WAIT):
             if answer.error is not None:

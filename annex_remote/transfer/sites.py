@@ -80,16 +80,18 @@ class Notes:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._lines: dict[tuple[str, str], None] = {}
+        self._lines: dict[tuple[str, str], bool] = {}
+        """To whether it stays so when all shares are good."""
 
-    def add(self, store: str, text: str) -> None:
+    def add(self, store: str, text: str, *, lasting: bool = False) -> None:
+        """Note something of a store: of its shares, or of something else that is `lasting`."""
         with self._lock:
-            self._lines[store, text] = None
+            self._lines[store, text] = lasting
 
     def clear(self) -> None:
-        """Forget what is not so any more."""
+        """Forget what is of shares: all of them are good now."""
         with self._lock:
-            self._lines.clear()
+            self._lines = {line: lasting for line, lasting in self._lines.items() if lasting}
 
     @property
     def lines(self) -> list[str]:

@@ -18,7 +18,7 @@ from annex_remote.caring import DAY, Care, Sample, parse_sample, remember_damage
 from annex_remote.errors import BadSetting, Damaged, Denied, NotFound, Unavailable
 from annex_remote.grid import Grid
 from annex_remote.model import Access, ByteStream, Store
-from annex_remote.roster import first_roster
+from annex_remote.roster import first_roster, roster_name
 from annex_remote.settings import read_settings
 from annex_remote.shares.crypto import object_id_of
 from annex_remote.transfer.sites import Notes
@@ -332,6 +332,21 @@ def test_one_object_is_repaired_when_a_download_has_found_it_damaged(world: Worl
     assert in_thread(lambda: repair_object(care, KEYS[0], str(tmp_path), notes)) == ["share 1 on b"]
     assert notes.lines == []
     assert world.memory["b"].contents[name] == world.built[KEYS[0]].shares[1]
+
+
+def test_what_is_wrong_with_a_list_of_stores_is_not_mended_by_that(world: World, tmp_path: Path) -> None:
+    name = str(world.built[KEYS[0]].name(1))
+    del world.memory["b"].contents[name]
+    care = world.care()
+    bad = roster_name(care.grid.id, 99)
+    world.memory["c"].contents[bad] = b"not a roster"
+    notes = Notes()
+    in_thread(lambda: care.grid.look_for_roster(notes))
+    [refused] = notes.lines
+    assert "c: a roster is refused" in refused
+    notes.add("b", "share 1 is missing")
+    assert in_thread(lambda: repair_object(care, KEYS[0], str(tmp_path), notes)) == ["share 1 on b"]
+    assert notes.lines == [refused]
 
 
 def test_what_such_a_repair_cannot_do_is_told(world: World, tmp_path: Path) -> None:
