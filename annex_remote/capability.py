@@ -10,18 +10,20 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from annex_remote.errors import BadSetting, NoCapability
 
-__all__ = ["Capability"]
+__all__ = ["Capability", "shown_word"]
 
 _CHECKSUM = 5
 """Bytes of checksum: a typing error passes with a probability of 2**-40."""
 
 _LENGTHS = {"full": 64, "read": 64, "verify": 32}
 _MARK = "swarm-"
+_WORD = re.compile(r"swarm-?(full|read|verify)-", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,11 @@ class Capability:
         if kind == "read" and self.can_read:
             return Capability("read", self.read_secret + self.verify_key)
         raise NoCapability(f"a {kind} capability cannot be made from a {self.kind} capability")
+
+
+def shown_word(word: str) -> str:
+    """Return a word that is refused as it may be shown: one that may be a capability is not repeated."""
+    return "what looks like a capability, which is a secret," if _WORD.search(word) else repr(word)
 
 
 def _checksum(kind: str, secrets: bytes) -> bytes:

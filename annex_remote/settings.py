@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from annex_remote.capability import shown_word
 from annex_remote.errors import BadSetting
 from annex_remote.limits import NO_LIMIT, Limit, parse_limit
 from annex_remote.model import MAX_SHARES, Coding
@@ -133,7 +134,7 @@ def parse_stores(text: str) -> tuple[FirstStore, ...]:
         label, equals, address = word.partition("=")
         name, star, count = label.partition("*")
         if not equals or not address:
-            raise BadSetting(f"stores: {word!r} is not NAME=ADDRESS, such as usb=dir:/media/usb/annex")
+            raise BadSetting(f"stores: {shown_word(word)} is not NAME=ADDRESS, such as usb=dir:/media/usb/annex")
         check_store_name(name)
         if star and not (_COUNT.match(count) and 1 <= int(count) <= MAX_SHARES):
             raise BadSetting(f"stores: {label!r} does not say how many shares: write {name}*2={address}")
@@ -169,7 +170,7 @@ def check_store_name(name: str) -> str:
     """Return `name` if a store may have it; raises `BadSetting`."""
     if not _STORE_NAME.match(name):
         raise BadSetting(
-            f"stores: {name!r} cannot name a store: small letters, digits and -, at most 32 characters"
+            f"stores: {shown_word(name)} cannot name a store: small letters, digits and -, at most 32 characters"
         )
     return name
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any, NamedTuple
 
+from annex_remote.capability import shown_word
 from annex_remote.errors import BadSetting
 from annex_remote.model import Access, Store
 
@@ -75,7 +76,7 @@ def _kind(address: str) -> _Kind:
     if not colon or scheme not in _KINDS:
         known = ", ".join(f"{kind}:" for kind in _KINDS)
         shown = address.rpartition("@")[2]  # what stands before it may be a password
-        raise BadSetting(f"{shown!r} is not the address of a store: it begins with one of {known}")
+        raise BadSetting(f"{shown_word(shown)} is not the address of a store: it begins with one of {known}")
     return _KINDS[scheme]
 
 

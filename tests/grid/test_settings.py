@@ -222,3 +222,11 @@ def test_what_may_change_may_change() -> None:
     fewer = read_settings({**MADE, "grid": made, "stores": "a=dir:/a b=dir:/elsewhere"})
     assert fewer.coding == Coding(3, 4, 6)
     assert [store.name for store in fewer.stores] == ["a", "b"]
+
+
+@pytest.mark.parametrize("text", ["swarm-full-{}", "a=dir:/a swarm-read-{}", "swarm-full-{}=dir:/a"])
+def test_a_capability_among_the_stores_is_not_repeated(text: str) -> None:
+    secret = "uxul7xsaktffrbrhzxdswfmll7n" * 3
+    with pytest.raises(BadSetting, match="looks like a capability") as told:
+        parse_stores(text.format(secret))
+    assert secret not in str(told.value)

@@ -51,3 +51,16 @@ def test_no_kind_is_imported_before_a_store_is_opened() -> None:
     )
     said = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
     assert said.stdout == "set() False\n"
+
+
+@pytest.mark.parametrize("kind", ["full", "read", "verify", "FULL"])
+@pytest.mark.parametrize("start", ["", "a=", " "])
+def test_a_capability_in_the_place_of_an_address_is_not_repeated(kind: str, start: str) -> None:
+    for end in ("", ":def", "@host"):
+        with pytest.raises(BadSetting, match="is not the address of a store") as told:
+            check_address(f"{start}swarm-{kind}-uxul7xsaktff{end}")
+        assert "uxul7xsaktff" not in str(told.value)
+
+
+def test_a_path_may_be_called_like_one() -> None:
+    assert check_address("dir:/mnt/swarm-full-backup") == "dir:/mnt/swarm-full-backup"
