@@ -27,7 +27,15 @@ from annex_remote.transfer.keys import is_of_git
 from annex_remote.transfer.opening import open_share
 from annex_remote.transfer.sites import GatedAsking, Notes, Site, ask_all, explain
 
-__all__ = ["AT_ONCE", "Care", "Sample", "parse_sample", "remember_damage", "repair_object"]
+__all__ = [
+    "AT_ONCE",
+    "Care",
+    "Sample",
+    "is_known_to_be_damaged",
+    "parse_sample",
+    "remember_damage",
+    "repair_object",
+]
 
 FEW = 64
 """Objects up to which stores are asked for each of them, instead of being listed."""
@@ -66,9 +74,9 @@ def parse_sample(text: str) -> Sample:
         if one.strip() != "1" or not parts.isdecimal() or not 1 <= int(parts) <= 100_000:
             raise BadSetting(f"--sample {text}: a part is written 1/30")
         return Sample(parts=int(parts))
-    daily = parse_size("--sample", text)
+    daily = 0 if text.isdecimal() else parse_size("--sample", text)
     if not daily:
-        raise BadSetting(f"--sample {text}: nothing a day is no part of it")
+        raise BadSetting(f"--sample {text}: write 5%, 1/30, or a size with its unit, such as 10GiB")
     return Sample(daily=daily)
 
 
@@ -277,6 +285,15 @@ def remember_damage(grid: Grid, object_id: str, damaged: Mapping[int, str]) -> N
     for number, why in damaged.items():
         ledger.note_damaged(object_id, number, why)
     ledger.close()
+
+
+def is_known_to_be_damaged(grid: Grid, object_id: str) -> bool:
+    """True if this machine has seen damaged shares of an object, and not that they are good again."""
+    ledger = Ledger(state_path("ledger", grid.id))
+    try:
+        return bool(ledger.damaged().get(object_id))
+    finally:
+        ledger.close()
 
 
 def repair_object(care: Care, key: str, folder: str, notes: Notes) -> list[str]:

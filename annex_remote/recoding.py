@@ -37,6 +37,8 @@ def to_recode(care: Care, census: Census) -> tuple[list[str], int]:
     open_ones: dict[str, tuple[int, ...]] = {}
     unsure = 0
     for object_id, verdict in census:
+        if census.names and object_id not in census.names and verdict.left < 0:
+            continue  # left over: nobody wants it
         if census.survey.staged.get(object_id):
             chosen.append(object_id)
         elif object_id in census.names and verdict.good and verdict.least == verdict.needed:

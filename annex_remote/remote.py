@@ -233,10 +233,17 @@ class SwarmRemote:
                 raise
             notes = Notes()
             self._download(job, key, path, notes)
-        if notes.lines and self._settings is not None and self._settings.repair_on_read:
+        if self._settings is not None and self._settings.repair_on_read and self._is_to_repair(job, key, notes):
             self._repair(job, key, notes)
         else:
             _tell(job, "whole, but a repair of its shares is due", notes)
+
+    def _is_to_repair(self, job: Job, key: str, notes: Notes) -> bool:
+        """True if something of an object is known to be wrong, now or from before."""
+        from annex_remote.caring import is_known_to_be_damaged
+
+        grid, capability = self._readable(job)
+        return bool(notes.lines) or is_known_to_be_damaged(grid, self._object_id(capability, key))
 
     def _repair(self, job: Job, key: str, notes: Notes) -> None:
         """Make the shares again that a download found missing or damaged, as far as this clone can."""

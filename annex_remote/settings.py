@@ -136,6 +136,8 @@ def parse_stores(text: str) -> tuple[FirstStore, ...]:
         if not equals or not address:
             raise BadSetting(f"stores: {shown_word(word)} is not NAME=ADDRESS, such as usb=dir:/media/usb/annex")
         check_store_name(name)
+        if address.endswith(","):
+            raise BadSetting(f"stores: {word!r} ends with a comma: stores are separated by blanks")
         if star and not (_COUNT.match(count) and 1 <= int(count) <= MAX_SHARES):
             raise BadSetting(f"stores: {label!r} does not say how many shares: write {name}*2={address}")
         stores.append(FirstStore(name, address, int(count) if star else 1))

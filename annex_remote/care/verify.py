@@ -13,11 +13,11 @@ from queue import Empty, SimpleQueue
 
 from annex_remote.errors import Cancelled, Damaged
 from annex_remote.shares.format import Tail
-from annex_remote.transfer.opening import open_share
+from annex_remote.transfer.opening import FIRST_READ, PEEK, open_share
 from annex_remote.transfer.sites import TICK, Clock, Site, explain, silence
 from annex_remote.workers import workers
 
-__all__ = ["Proof", "Task", "prove_share", "prove_shares", "slice_of"]
+__all__ = ["Proof", "Task", "bytes_to_read", "prove_share", "prove_shares", "slice_of"]
 
 AT_ONCE = 4
 """Shares of one store that are read at once, at most: more than that help no disk, and few servers."""
@@ -217,3 +217,8 @@ def slice_of(tasks: Sequence[Task], parts: int, turn: int, overdue: Callable[[Ta
         if min(parts - 1, middle * parts // total) == turn % parts or overdue(task):
             chosen.append(task)
     return chosen
+
+
+def bytes_to_read(task: Task) -> int:
+    """Return about how many bytes it takes to prove a share: of a large one both ends are read first."""
+    return task.size if task.size <= FIRST_READ else task.size + FIRST_READ + PEEK

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from annex_remote.care.health import State
 from annex_remote.care.plan import Census
-from annex_remote.care.verify import Proof
+from annex_remote.care.verify import Proof, bytes_to_read
 from annex_remote.caring import DAY, Care, Sample, parse_sample
 from annex_remote.cli.findings import Tidings, advice, print_check, print_json, summary
 from annex_remote.cli.keeping import (
@@ -117,7 +117,7 @@ def verify_shares(
             lately = set(care.notes.proved(care.date() - RECENT))
             tasks = sorted(tasks, key=lambda task: (task.object_id, task.number) in lately)
     prices = {number: site.price for number, site in census.survey.sites.items()}
-    total, read, spent = sum(task.size for task in tasks), 0, 0.0
+    total, read, spent = sum(map(bytes_to_read, tasks)), 0, 0.0
     found: list[Proof] = []
     left = len(tasks)
     why = ""
@@ -222,10 +222,11 @@ def _print_status(
     out.print(table)
     out.print(summary(care, census, tidings))
     total = sum(tidings.states.values())
+    at_least = "at least " if tidings.states[State.UNKNOWN] else ""
     for lost in range(1, max(care.ground.best(care.ground.coding.needed), 0) + 1):
         bear = sum(count for left, count in tidings.bears.items() if left >= lost)
         stores = "any one store" if lost == 1 else f"any {lost} stores"
-        out.print(f"the loss of {stores} is borne by {_percent(bear, total)} ({bear:,} of {total:,})")
+        out.print(f"the loss of {stores} is borne by {at_least}{_percent(bear, total)} ({bear:,} of {total:,})")
     shares = sum(count for count, _ in used.values())
     out.print(f"proved within 30 days: {_percent(sum(proved.values()), shares)} of {shares:,} shares")
     if tidings.exit_status == 0 and 2 * sum(proved.values()) < shares:

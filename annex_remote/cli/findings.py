@@ -26,6 +26,7 @@ __all__ = [
     "Tidings",
     "advice",
     "care_failures",
+    "labels_of",
     "object_document",
     "print_check",
     "print_json",
@@ -85,13 +86,6 @@ class Tidings:
             return EXIT_REPAIR
         return EXIT_UNKNOWN if self.states[State.UNKNOWN] or self.others_possible else 0
 
-    def label(self, census: Census, object_id: str, files: dict[str, list[str]]) -> str:
-        """Return what to call an object: its file, its key, or its id."""
-        key = census.names.get(object_id)
-        if key is None:
-            return object_id
-        return files.get(key, [key])[0]
-
 
 _ORDER = {State.LOST: 0, State.CRITICAL: 1, State.DEGRADED: 2, State.UNKNOWN: 3, State.HEALTHY: 4}
 
@@ -113,26 +107,31 @@ def print_check(
     for name, error in care_failures(census.survey):
         err.print(f"{name}: could not be asked: {explain(error)}", markup=False)
     shown = tidings.troubled[:SHOWN]
-    files = files_of(remote, [census.names[each] for each, _ in shown if each in census.names])
+    census.labels = labels_of(remote, census, [object_id for object_id, _ in shown])
     if shown:
         table = Table(box=None, pad_edge=False)
         for heading in ("STATE", "BEARS", "SHARES", "OBJECT", "WHAT IS WRONG"):
             table.add_column(heading, overflow="fold")
         for object_id, verdict in shown:
-            name = tidings.label(census, object_id, files)
-            table.add_row(*_row(census, object_id, verdict, name))
+            table.add_row(*_row(census, object_id, verdict, census.called(object_id)))
         out.print(table)
         if len(tidings.troubled) > SHOWN:
             out.print(f"... and {len(tidings.troubled) - SHOWN:,} more (--json names all)")
     for proof in [proof for proof in proofs if not proof.is_damaged][:SHOWN]:  # what is damaged stands above
         site = census.survey.sites[proof.task.number]
-        what = census.names.get(proof.task.object_id, proof.task.object_id)
+        what = census.called(proof.task.object_id)
         out.print(f"{site.name}: share {proof.task.number} of {what}: {proof}", markup=False)
     out.print(summary(care, census, tidings))
     if unfinished:
         out.print(f"not finished: {unfinished}")
     for line in (advise or advice)(remote, care, census, tidings):
         out.print(line, markup=False)
+
+
+def labels_of(remote: str, census: Census, object_ids: Iterable[str]) -> dict[str, str]:
+    """Return the files that are the content of objects, by key."""
+    keys = [census.names[each] for each in object_ids if each in census.names]
+    return {key: files[0] for key, files in files_of(remote, keys).items()} if keys and remote else {}
 
 
 def care_failures(survey: Survey) -> list[tuple[str, Exception]]:
@@ -159,11 +158,11 @@ def wrong_with(census: Census, object_id: str, verdict: Verdict) -> str:
     words = [f"{sites[number].name}: {known.get(number, 'cannot be a share of it')}" for number in verdict.bad]
     missing = verdict.missing - len(census.ground.active(verdict.bad))
     if missing > 0:
+        words.append(f"{missing} missing")
     elsewhere = census.elsewhere(object_id) if verdict.left < 0 else ()
     if elsewhere:
         them = "it" if len(elsewhere) == 1 else "them"
         words.append(f"{shares(len(elsewhere))} under another name: recover reads {them}")
-        words.append(f"{missing} missing")
     if verdict.left < 0 and census.is_nameless(object_id):
         words.append("no share tells whether it is wanted")
     if verdict.silent:
@@ -195,7 +194,7 @@ def advice(remote: str, care: Care, census: Census, tidings: Tidings) -> Iterato
             "that were unplugged or removed, or copy the files again from where they are"
         )
     repairable = sum(_can_be_repaired(care, verdict) for _, verdict in tidings.troubled)
-    if repairable:
+    if repairable and not tidings.outdated:  # coding anew makes all shares
         yield f"{repairable:,} to be repaired: {program} repair {remote}"
     takers = len(care.ground.active(care.ground.places))
     if takers < care.ground.coding.total:
@@ -220,10 +219,22 @@ def advice(remote: str, care: Care, census: Census, tidings: Tidings) -> Iterato
         yield f"{tidings.leftovers:,} left over, of removals or uploads that broke off: {program} gc {remote}"
 
 
-def unknown(census: Census, tidings: Tidings) -> Iterator[str]:
+def unknown(remote: str, census: Census, tidings: Tidings) -> Iterator[str]:
     """Say of what it is not known how it does."""
     if tidings.states[State.UNKNOWN]:
-        yield "what is unknown may be whole: try again when all stores can be asked"
+        doubtful = [verdict for _, verdict in tidings.troubled if verdict.state is State.UNKNOWN]
+        readable = sum(verdict.left >= 0 for verdict in doubtful)
+        yield (
+            f"{readable:,} of the {len(doubtful):,} unknown can be rebuilt all the same; how many losses they "
+            "bear is known when all stores can be asked"
+        )
+        away = " ".join(name for name, _ in care_failures(census.survey))
+        if away and remote:
+            yield (
+                f"{away}: if it is away, try again when it is back; if it is lost for good, begin anew with "
+                f"`stores {remote} set STORE --empty`, or give it up with `stores {remote} remove STORE --gone`, "
+                f"then `repair {remote}`"
+            )
     if tidings.others_possible:
         silent = ", ".join(name for name, _ in care_failures(census.survey))
         yield f"there may be more: {silent} could have objects of which the other stores have nothing"

@@ -18,7 +18,15 @@ from annex_remote.care.rebuild import Tally
 from annex_remote.care.survey import take_survey
 from annex_remote.care.work import Done
 from annex_remote.caring import Care
-from annex_remote.cli.findings import Tidings, advice, care_failures, object_document, summary, summary_document
+from annex_remote.cli.findings import (
+    Tidings,
+    advice,
+    care_failures,
+    labels_of,
+    object_document,
+    summary,
+    summary_document,
+)
 from annex_remote.cli.keeping import (
     EXIT_REPAIR,
     Command,
@@ -139,7 +147,7 @@ def _recode(
             click.echo(json.dumps(said))
             continue
         for line in [*each.notes, *([error] if error else [])]:
-            err.print(f"{key or each.object_id}: {line}", markup=False)
+            err.print(f"{census.called(each.object_id)}: {line}", markup=False)
     left = len(objects) - done
     if objects and not (quiet or as_json):
         more = f", {left:,} left as the time is over: the next run goes on" if left else ""
@@ -166,6 +174,8 @@ def _carry_out(
     """Do what was planned, or say it; ends the program with the status of what is then."""
     for name, error in care_failures(census.survey):
         err.print(f"{name}: could not be asked: {explain(error)}", markup=False)
+    if not as_json:
+        census.labels = labels_of(remote, census, [job.object_id for job in jobs])
     if dry_run:
         _print_plan(census, jobs, as_json)
     else:
@@ -185,7 +195,8 @@ def _carry_out(
             if jobs or not quiet:
                 good = done - failed
                 words = f"{good:,} object{'' if good == 1 else 's'} {verb}{trouble}{more}"
-                out.print(words if jobs else "nothing to do")
+                idle = "nothing can be done now" if care_failures(census.survey) else "nothing to do"
+                out.print(words if jobs else idle)
     care.notes.close()
     tidings = Tidings(care, remote)
     tidings.take(census)
@@ -224,7 +235,7 @@ def carry_out(
 
 def tell_done(census: Census, done: Done, as_json: bool, quiet: bool) -> None:
     """Say what came of one object."""
-    name = census.names.get(done.job.object_id, done.job.object_id)
+    name = census.called(done.job.object_id)
     if as_json:
         made = done.outcome.made if done.outcome else {}
         said = object_document(census, done.job.object_id, done.verdict)
@@ -251,7 +262,7 @@ def tell_done(census: Census, done: Done, as_json: bool, quiet: bool) -> None:
 def _print_plan(census: Census, jobs: Sequence[Job], as_json: bool) -> None:
     sites = census.survey.sites
     for job in jobs:
-        name = census.names.get(job.object_id, job.object_id)
+        name = census.called(job.object_id)
         add = None if job.add is None else [sites[number].name for number in job.add]
         drop = [sites[number].name for number in job.drop] + [
             f"{stray.store}: {stray.name}" for stray in job.strays
@@ -342,7 +353,8 @@ def retire(
         _print_plan(census, jobs, as_json=False)
         return
     here = {site.number for site in sites if site.name == store}
-    stay = census.survey.used().get(store, (0, 0))[0] - sum(len(here & set(job.drop)) for job in jobs)
+    stay = sum(len(here & set(verdict.good)) for _, verdict in census if verdict.left >= 0)
+    stay -= sum(len(here & set(job.drop)) for job in jobs)
     if stay and state != RETIRED and not force:
         raise BadSetting(
             f"no other store takes {stay:,} of the shares on {store}, and nothing was changed: add a store "
@@ -365,27 +377,39 @@ def retire(
     if roster_changed and settle:
         err.print(f"waiting {settle:g} seconds for uploads of clones that have not heard of it (--settle 0: not)")
         time.sleep(settle)
-    left, size, failed = _left_on(care, store)
+    left, unwanted, failed = _left_on(care, census, store)
     if left or failed:
         why = failed or (
             "the time is over, and the same command goes on"
             if count < len(jobs)
-            else "no other store takes them: add one, or see what is said above"
+            else "see what is said above, and give the command again; or add a store that takes them"
         )
-        out.print(f"{left:,} shares ({decimal(size)}) are still on {store}: {why}", markup=False)
+        out.print(f"{left:,} shares are still on {store}: {why}", markup=False)
         sys.exit(EXIT_REPAIR)
     roster = grid.roster.with_changed(store, state=GONE)
     grid.change(roster, force=force)
-    out.print(f"{store} is empty, and marked as gone (roster {roster.serial})", markup=False)
+    rest = f", but for {unwanted:,} shares that removals have left over" if unwanted else ""
+    out.print(f"{store} is empty{rest}, and marked as gone (roster {roster.serial})", markup=False)
 
 
-def _left_on(care: Care, store: str) -> tuple[int, int, str]:
-    """List a store once more: how many shares it has, their bytes, and why that could not be told, if so."""
+def _left_on(care: Care, census: Census, store: str) -> tuple[int, int, str]:
+    """List a store once more: how many shares it has, and how many more that nobody wants.
+
+    Also why that could not be told, if so.
+    """
     sites = [site for site in care.sites if site.name == store]
     survey = take_survey(sites, care.grid.id, stall=care.grid.settings.stall, cancelled=care.cancelled)
-    count, size = survey.used().get(store, (0, 0))
-    count += sum(map(len, survey.strays.values())) + sum(map(len, survey.staged.values()))
-    return count, size, "; ".join(explain(error) for error in survey.failed.values())
+    left = unwanted = 0
+    for object_id in survey:
+        count = len(survey.shares(object_id)) + len(survey.strays.get(object_id, ()))
+        count += len(survey.staged.get(object_id, ()))
+        is_left_over = bool(census.names) and object_id not in census.names and census.verdict(object_id).left < 0
+        # One that is new was put there just now.
+        if is_left_over and object_id in census.survey and not census.is_nameless(object_id):
+            unwanted += count
+        else:
+            left += count
+    return left, unwanted, "; ".join(explain(error) for error in survey.failed.values())
 
 
 @click.command()

@@ -70,10 +70,10 @@ def capability_from(source: str) -> Capability:
     if source == "-":
         if sys.stdin.isatty():
             return Capability.parse(str(click.prompt("Capability", hide_input=True, err=True)))
-        return Capability.parse(sys.stdin.readline(_MOST))
+        return Capability.parse(_word(sys.stdin.read(_MOST)))
     try:
         with open(source, encoding="utf-8", errors="replace") as file:
-            return Capability.parse(file.read(_MOST))
+            return Capability.parse(_word(file.read(_MOST)))
     except OSError as error:
         raise BadSetting(
             f"the file that is to have the capability cannot be read ({error.strerror}): give its path, or - to "
@@ -81,6 +81,14 @@ def capability_from(source: str) -> Capability:
         ) from error
     except ValueError as error:  # a zero byte in the path
         raise BadSetting("this cannot be the path of a file") from error
+
+
+def _word(text: str) -> str:
+    """Return the one line of a text that is a capability, or all of it if there is not just one."""
+    if not text.strip():
+        raise BadSetting("no capability was given: there is nothing where it is to be")
+    found = [line for line in text.splitlines() if _LITERAL.match(line.strip())]
+    return found[0] if len(found) == 1 else text
 
 
 def _care_of(
@@ -360,7 +368,9 @@ def health(
     if repair and not deadline.is_over:
         jobs = plan_repair(census)
         tell = partial(tell_done, census, as_json=as_json, quiet=quiet)
-        done, _ = carry_out(care, census, jobs, deadline, quiet or as_json, None, tell)
+        done, failed = carry_out(care, census, jobs, deadline, quiet or as_json, None, tell)
+        if done > failed and not as_json:
+            out.print(f"{done - failed:,} object{'' if done - failed == 1 else 's'} repaired")
         if done < len(jobs):
             unfinished = unfinished or f"the time is over: {len(jobs) - done:,} of {len(jobs):,} were not repaired"
     care.notes.close()
@@ -389,4 +399,4 @@ def _advice(_: str, care: Care, census: Census, tidings: Tidings, *, repaired: b
             if repaired
             else f"{repairable:,} to be repaired: the same command with --repair"
         )
-    yield from unknown(census, tidings)
+    yield from unknown("", census, tidings)

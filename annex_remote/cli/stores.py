@@ -326,6 +326,8 @@ def set_store(
     """
     if address is not None:
         changes["address"] = check_address(address)
+    elif empty:
+        changes["address"] = _open(remote).roster.entry(store).address
     if not changes:
         raise BadSetting(
             "nothing to change: give --address, --cost, --zone, --limit, --connections, --max-bytes or --price"

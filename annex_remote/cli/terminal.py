@@ -24,6 +24,9 @@ __all__ = ["EXIT_TROUBLE", "dry_run_option", "err", "force_option", "held", "ope
 EXIT_TROUBLE = 1
 """Something is not as it should be: the command failed, or a store that was asked about is not there."""
 
+EXIT_STOPPED = 130
+"""Ctrl-C, as shells have it."""
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 # Into a pipe or a file every row is one line, however long.
@@ -43,6 +46,9 @@ def plainly(command: F) -> F:
             logging.getLogger(__name__).debug("%s", error, exc_info=True)
             err.print(f"git-annex-remote-swarm: {error}", markup=False)
             sys.exit(EXIT_TROUBLE)
+        except KeyboardInterrupt:
+            err.print("\nstopped: what was done stays done, and the same command goes on with the rest")
+            sys.exit(EXIT_STOPPED)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except BrokenPipeError:  # whoever read the output has enough of it

@@ -238,7 +238,7 @@ def test_a_store_that_hangs_delays_nobody_beyond_the_stall(after: int, end: thre
         end.wait(60)
 
     stores.stores[1] = Breaking(stores.memory[1], after, hang)
-    survey = in_thread(lambda: take_survey(stores.sites, GRID, stall=1.0, cancelled=stores.cancelled))
+    survey = in_thread(lambda: take_survey(stores.sites, GRID, stall=5.0, cancelled=stores.cancelled))
     assert set(survey.failed) == {"store1"}
     assert isinstance(survey.failed["store1"], Unavailable)
     assert survey.used()["store1"][0] == after, "what it said until then counts"

@@ -177,7 +177,8 @@ def test_retiring_a_store(session: Session, laptop: Repository) -> None:
     assert laptop.list_stores()["nas"]["state"] == "active"
     said = laptop.attempt(f"{SWARM} stores vault retire nas --force")
     assert said.status == 1
-    assert "are still on nas: no other store takes them" in said
+    assert "3 shares are still on nas: " in said
+    assert "add a store that takes them" in said
     assert len(session.shares("nas")) == 3
     laptop.run(f"{SWARM} stores vault add spare=dir:{session.store('spare')}")
     said = laptop.run(f"{SWARM} stores vault retire nas --settle 0")
@@ -188,6 +189,19 @@ def test_retiring_a_store(session: Session, laptop: Repository) -> None:
     session.lose("nas", "usb", "cloud")
     laptop.run("git annex get .")
     assert {name: laptop.read(name) for name in contents} == contents
+
+
+def test_what_a_removal_left_over_is_not_in_the_way(session: Session, laptop: Repository) -> None:
+    stored(laptop)
+    laptop.run(f"{SWARM} stores vault add spare=dir:{session.store('spare')}")
+    laptop.run("git annex get --quiet note")
+    session.unplug("cloud")
+    laptop.run("git annex drop --quiet --from vault note")
+    session.plug("cloud")
+    said = laptop.run(f"{SWARM} stores vault retire cloud --settle 0")
+    assert "cloud is empty, but for 1 shares that removals have left over, and marked as gone" in said
+    laptop.run(f"{SWARM} stores vault coding --needed 2 --happy 3")
+    assert "coded otherwise" not in laptop.run(f"{SWARM} rebalance vault")
 
 
 def test_a_store_that_cannot_be_asked_is_not_retired_blindly(session: Session, laptop: Repository) -> None:

@@ -754,7 +754,8 @@ class Asking(Scripted):
     """Asks who is there for a certificate, and notes whether one was shown."""
 
     def __init__(self, said: bytes, certificate: Certificate) -> None:
-        super().__init__(always(said), certificate)
+        # It says that it closes each connection: whoever sends on one in that very moment would be cut off.
+        super().__init__(always(said.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)), certificate)
         assert self._tls is not None
         self._tls.verify_mode = ssl.CERT_OPTIONAL
         self._tls.load_verify_locations(certificate.authority)
