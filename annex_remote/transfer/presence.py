@@ -376,9 +376,10 @@ def remove_object(sites: Sequence[Site], object_id: str, *, needed: int, stall: 
 
 
 def _refuse_removal(failed: Mapping[Site, Exception], needed: int) -> None:
-    if len(failed) < needed:
+    count = len({site.number for site in failed})  # a share has two places while objects are coded anew
+    if count < needed:
         return
     raise Unavailable(
-        f"{shares(len(failed))} may remain where they cannot be removed, and {needed} rebuild the object: "
+        f"{shares(count)} may remain where they cannot be removed, and {needed} rebuild the object: "
         + causes(failed)
     )

@@ -6,6 +6,7 @@ import itertools
 import random
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -382,6 +383,17 @@ def test_nothing_is_removed_where_too_many_stores_are_away(rig: Rig, away: tuple
     else:
         remove(rig)
         assert sorted(rig.held) == list(away)
+
+
+def test_both_places_of_a_share_are_cleared_and_count_once(rig: Rig) -> None:
+    """While objects are coded anew a store has two places for each share: one store away is one share."""
+    rig.plant(ONE, range(4))
+    for number in range(4):
+        rig.memory[number].contents[staged_name(rig.object_id, number)] = b"beside"
+    rig.break_store(0, lambda store: Failing(store, lambda: Unavailable("away")))
+    sites = [*rig.sites, *(replace(site, staged=True, gate=site.gate) for site in rig.sites)]
+    in_thread(lambda: remove_object(sites, rig.object_id, needed=2, stall=rig.stall, notes=rig.notes))
+    assert [len(memory.contents) for memory in rig.memory] == [2, 0, 0, 0]
 
 
 def test_damaged_shares_are_removed_too(rig: Rig) -> None:
