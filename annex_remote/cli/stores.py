@@ -264,7 +264,9 @@ def add_store(remote: str, store: str, changes: dict[str, Any], force: bool, dry
     """
     [first] = parse_stores(store) if len(store.split()) == 1 else [None]
     if first is None:
-        raise BadSetting(f"{store!r} is not one store: add them one by one")
+        raise BadSetting(
+            f"{store!r} is not one store: add them one by one. A directory with a blank in its name needs a symbolic link"
+        )
     first = replace(first, address=check_address(first.address))
     grid = _open(remote)
     roster = grid.roster.with_added(first, **{"cost": usual_cost(first.address), **changes})

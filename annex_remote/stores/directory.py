@@ -39,8 +39,7 @@ def check(address: str) -> str:
 
 
 def _path(address: str) -> str:
-    # A blank separates stores where they are named: there it is written as in a URL.
-    path = address.removeprefix("dir:").replace("%20", " ")
+    path = address.removeprefix("dir:")
     if not os.path.isabs(path):
         raise BadSetting(f"{address!r}: the path of a directory store is absolute, such as dir:/media/usb/annex")
     return os.path.normpath(path)
