@@ -265,7 +265,8 @@ def add_store(remote: str, store: str, changes: dict[str, Any], force: bool, dry
     [first] = parse_stores(store) if len(store.split()) == 1 else [None]
     if first is None:
         raise BadSetting(
-            f"{store!r} is not one store: add them one by one. A directory with a blank in its name needs a symbolic link"
+            f"{store!r} is not one store: add them one by one. A directory with a blank in its name needs a "
+            "symbolic link"
         )
     first = replace(first, address=check_address(first.address))
     grid = _open(remote)
