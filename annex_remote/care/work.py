@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
@@ -111,7 +111,7 @@ class Work:
     cancelled: threading.Event
     book: Book = field(default_factory=Book)
     tally: Tally = field(default_factory=Tally)
-    clock: Clock | None = None
+    clock: Clock = time.monotonic
     free: Mapping[str, int] = field(default_factory=dict)
     folder: str | None = None
     at_once: int = AT_ONCE
@@ -166,8 +166,7 @@ class Work:
             self._take_in(job, rebuild.outcome)
 
     def _fetching(self) -> Fetching:
-        fetching = Fetching(self.stall, Notes(), self.cancelled, book=self.book, trace=Trace())
-        return fetching if self.clock is None else replace(fetching, clock=self.clock)
+        return Fetching(self.stall, Notes(), self.cancelled, self.clock, self.book, Trace())
 
     def _take_in(self, job: Job, outcome: Outcome) -> None:
         """Let census and ledger know what was seen and made, also where nothing came of it."""
@@ -235,7 +234,7 @@ class Work:
         return next(iter(asking.answers(self.stall))).error
 
     def _asking(self, questions: Mapping[Site, Callable[[], R]]) -> GatedAsking[R]:
-        return GatedAsking(questions, self.cancelled, self.clock or time.monotonic)
+        return GatedAsking(questions, self.cancelled, self.clock)
 
     def _why_not(self, job: Job, numbers: Sequence[int]) -> str:
         """Return why shares must not be removed; empty if they may."""
@@ -267,6 +266,6 @@ class Work:
             self.verify_key,
             stall=self.stall,
             cancelled=self.cancelled,
-            clock=self.clock or time.monotonic,
+            clock=self.clock,
         )
         return {share.site.number for share in largest_group(found.values())}

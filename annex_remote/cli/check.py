@@ -24,7 +24,6 @@ from annex_remote.cli.keeping import (
     census_of,
     counting,
     json_option,
-    listing,
     quiet_option,
     time_option,
 )
@@ -73,10 +72,8 @@ def check(
     part = parse_sample(sample) if sample else Sample()
     most = parse_size("--max-read", max_read) if max_read else None
     care, _ = cared_for(remote, what)
-    with listing(quiet or as_json) as heard:
-        survey = care.survey(heard)
-    census = care.census(survey)
-    care.name_incomplete(census)
+    census = census_of(care, quiet or as_json)
+    survey = census.survey
     proofs: list[Proof] = []
     unfinished = ""
     if verify:

@@ -124,9 +124,8 @@ def _recode(
     unsure += len(census.survey.failed)
     if dry_run:
         for object_id in objects if as_json else ():
-            click.echo(
-                json.dumps({"type": "job", "object": object_id, "key": census.names.get(object_id), "code": True})
-            )
+            key = census.names.get(object_id)
+            click.echo(json.dumps({"type": "job", "object": object_id, "key": key, "code_anew": True}))
         if not as_json:
             out.print(f"would be done: {len(objects):,} to be coded anew, as {care.ground.coding}")
         return
@@ -188,15 +187,13 @@ def _carry_out(
             folder_of(told),
             partial(tell_done, census, as_json=as_json, quiet=quiet),
         )
-        if not (as_json or quiet) or (jobs and not as_json):
-            left = len(jobs) - done
+        if jobs and not as_json:
+            left, good = len(jobs) - done, done - failed
             more = f", {left:,} left as the time is over: the next run goes on" if left else ""
             trouble = f", {failed:,} not as it should be: see above" if failed else ""
-            if jobs or not quiet:
-                good = done - failed
-                words = f"{good:,} object{'' if good == 1 else 's'} {verb}{trouble}{more}"
-                idle = "nothing can be done now" if care_failures(census.survey) else "nothing to do"
-                out.print(words if jobs else idle)
+            out.print(f"{good:,} object{'' if good == 1 else 's'} {verb}{trouble}{more}")
+        elif not (as_json or quiet):
+            out.print("nothing can be done now" if census.survey.failed else "nothing to do")
     care.notes.close()
     tidings = Tidings(care, remote)
     tidings.take(census)

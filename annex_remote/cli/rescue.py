@@ -26,6 +26,7 @@ from annex_remote.cli.keeping import (
     EXIT_UNKNOWN,
     Command,
     Deadline,
+    census_of,
     counting,
     json_option,
     listing,
@@ -357,9 +358,8 @@ def health(
     deadline = Deadline.of(time_limit)
     part = parse_sample(sample) if sample else Sample()
     care = _care_of(capability_from(source).attenuate("verify"), addresses, limit_rate)
-    with listing(quiet or as_json) as heard:
-        survey = care.survey(heard)
-    census = care.census(survey)
+    census = census_of(care, quiet or as_json)
+    survey = census.survey
     proofs: list[Proof] = []
     unfinished = ""
     if verify:

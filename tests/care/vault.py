@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +41,7 @@ class Vault:
     cancelled: threading.Event = field(default_factory=threading.Event)
     tally: Tally = field(default_factory=Tally)
     folder: str | None = None
-    clock: Clock | None = None
+    clock: Clock = time.monotonic
 
     @classmethod
     def of(cls, folder: Path, size: int, needed: int = 3, total: int = 5, sites: int | None = None) -> Vault:
