@@ -10,6 +10,7 @@ from typing import Any
 from annex_remote.errors import BadSetting
 from annex_remote.limits import Limit, parse_connections, parse_limit, parse_price, parse_size
 from annex_remote.roster import StoreEntry
+from annex_remote.settings import TORRENT_SETTINGS
 
 __all__ = ["MAX_COST", "Overrides", "read_overrides"]
 
@@ -26,6 +27,8 @@ class Overrides:
     stores: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     download_limit: Limit | None = None
     upload_limit: Limit | None = None
+    torrents: Mapping[str, str] = field(default_factory=dict)
+    """The settings of the torrent source that are otherwise here, as text."""
 
     def of(self, entry: StoreEntry) -> StoreEntry:
         """Return the store as this clone sees it."""
@@ -56,6 +59,7 @@ def read_overrides(git_dir: str, remote_name: str | None) -> Overrides:
     prefix = f"remote.{remote_name}.swarm-"
     stores: dict[str, dict[str, object]] = {}
     limits: dict[str, Limit] = {}
+    torrents: dict[str, str] = {}
     for item in _listed(git_dir).split("\0"):
         key, _, value = item.partition("\n")
         # git folds the case of the last part of a key; the section's name keeps it.
@@ -65,11 +69,14 @@ def read_overrides(git_dir: str, remote_name: str | None) -> Overrides:
         if what in ("download-limit", "upload-limit"):
             limits[what.replace("-", "_")] = parse_limit(key, value)
             continue
+        if what in TORRENT_SETTINGS:
+            torrents[what] = value
+            continue
         for word, (name, parse) in _STORE_FIELDS.items():
             store = what.removeprefix(f"{word}-")
             if store != what:
                 stores.setdefault(store, {})[name] = parse(key, value)
-    return Overrides(stores, **limits)
+    return Overrides(stores, torrents=torrents, **limits)
 
 
 def _listed(git_dir: str) -> str:

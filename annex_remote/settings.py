@@ -14,6 +14,7 @@ from annex_remote.shares.crypto import Cipher, default_cipher
 
 __all__ = [
     "SETTINGS",
+    "TORRENT_SETTINGS",
     "FirstStore",
     "Setting",
     "Settings",
@@ -67,9 +68,33 @@ SETTINGS = (
         "no",
         fixed=False,
     ),
+    Setting("torrents", "no: leave torrents and magnet links to others", "yes", fixed=False),
+    Setting("transport", "foreground, background (gives way to all other traffic), or auto", "auto", fixed=False),
+    Setting("listen", "ADDRESS:PORT where peers may connect to, separated by blanks; or none", "any, any port", fixed=False),
+    Setting("dht", "yes, no, or HOST:PORT of nodes to begin with, separated by blanks", "yes", fixed=False),
+    Setting("webseeds", "URLs of web servers that also have the files of torrents", "none", fixed=False),
+    Setting(
+        "torrent-timeout", "seconds that peers may bring nothing before a torrent is given up", "120", fixed=False
+    ),
+    Setting("torrent-trust", "yes: a torrent counts as a copy of what it has", "no", fixed=False),
+    Setting("seed-ratio", "how often what was fetched is given back, while git-annex runs", "0", fixed=False),
+    Setting("seed-time", "seconds for which it is given back, while git-annex runs", "0", fixed=False),
     Setting("verify-key", "proves the grid's shares; written by initremote", "made by initremote"),
     Setting("grid", "what the grid was made with; written by initremote", "made by initremote"),
 )
+
+TORRENT_SETTINGS = (
+    "torrents",
+    "transport",
+    "listen",
+    "dht",
+    "webseeds",
+    "torrent-timeout",
+    "torrent-trust",
+    "seed-ratio",
+    "seed-time",
+)
+"""Those that only the torrent source reads (`torrents.settings`); git config may say otherwise for one clone."""
 
 
 @dataclass(frozen=True, slots=True)
