@@ -1,0 +1,1 @@
+"""Torrents and magnet links: another source for a key."""

@@ -1,0 +1,334 @@
+"""Which URLs are ours; magnets read and written (BEP 9, 53); what is shown of a URL. Pure."""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from urllib.parse import quote, unquote, unquote_plus, urlsplit
+
+__all__ = [
+    "MAX_URL",
+    "TRACKER_SCHEMES",
+    "WEB_SEED_SCHEMES",
+    "Magnet",
+    "TorrentUrl",
+    "clean",
+    "is_publishable",
+    "shown",
+    "torrent_url",
+    "write_magnet",
+]
+
+MAX_URL = 32_768
+"""Characters of a URL; what is longer is not ours."""
+MAX_MAGNET = 4_096
+"""Characters of a magnet that is written, its choice left out: trackers and web seeds beyond it are left out."""
+MAX_LISTED = 100
+"""Trackers, web seeds and peers that are taken from one magnet, each."""
+TRACKER_SCHEMES = frozenset({"udp", "http", "https"})
+WEB_SEED_SCHEMES = frozenset({"http", "https"})
+
+_SWARM = re.compile(r"swarm:", re.IGNORECASE)
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_MORE_OF_MAGNET = re.compile(r"&(?:xt|dn|tr|ws|as|xs|xl|so|x\.pe)(?:\.[0-9]+)?=", re.IGNORECASE)
+_BTIH = re.compile(r"urn:btih:(?:([0-9a-f]{40})|([a-z2-7]{32}))", re.IGNORECASE)
+_BTMH = re.compile(r"urn:btmh:1220([0-9a-f]{64})", re.IGNORECASE)
+_NUMBER = re.compile(r"[0-9]{1,9}")
+_NUMBERED = re.compile(r"\.[0-9]{1,4}\Z")
+_PEER = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+)):([0-9]{1,5})")
+_HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
+_RUN = re.compile(r"[A-Za-z0-9]{16,}")
+_PLAIN = "!$&'()*+,;=:@/-._~"  # what a path may have beside letters and digits (RFC 3986)
+
+
+@dataclass(frozen=True, slots=True)
+class Magnet:
+    """What a magnet says: at least one of the info-hashes.
+
+    `v1` is 20 bytes of SHA-1, `v2` 32 of SHA-256; `name` is anybody's text, unsafe; `peers` are IP literals
+    with ports, `exact_size` is bytes.
+    """
+
+    v1: bytes | None
+    v2: bytes | None
+    name: str = ""
+    trackers: tuple[str, ...] = ()
+    web_seeds: tuple[str, ...] = ()
+    peers: tuple[tuple[str, int], ...] = ()
+    exact_size: int | None = None
+
+    @property
+    def id(self) -> str:
+        """The name its metainfo is kept under: hex of the v1 info-hash if there is one, else of v2."""
+        digest = self.v1 or self.v2
+        assert digest is not None
+        return digest.hex()
+
+
+@dataclass(frozen=True, slots=True)
+class TorrentUrl:
+    """A URL that is ours.
+
+    `url` is what was given, as it is recorded; `place` what to fetch: the magnet, the http, https or file URL, or
+    the path, without ``swarm:`` and without the fragment; `choice` the file that the fragment picks: its number,
+    from 1, or its path.
+    """
+
+    url: str
+    place: str
+    magnet: Magnet | None
+    choice: int | str | None
+
+
+def torrent_url(url: str) -> TorrentUrl | None:
+    """Return what `url` says if it is ours, else None. Never raises.
+
+    Ours are magnets of BitTorrent, and http, https and file URLs (of this machine) and bare paths that end in
+    ``.torrent``; all of these behind ``swarm:`` too. ``#3`` picks the third file, ``#folder/name.iso`` one by its
+    path, percent-encoded or not. In a magnet, the fragment is what follows the last ``#``; without one, ``so=``
+    (BEP 53, from 0) picks a file if it names just one.
+
+    In a bare path ``#`` and ``?`` are characters as any other, as for the shell and for ls: a fragment is only
+    what follows ``.torrent#``, the last one of several, and only if the whole does not itself end in
+    ``.torrent``. So ``C#.torrent`` is a path; ``b.torrent`` is picked out of another one by its number, or as
+    ``a.torrent#b%2Etorrent``.
+    """
+    if len(url) > MAX_URL or any(unicodedata.category(character) in ("Cc", "Cs") for character in url):
+        return None
+    rest = url[6:] if _SWARM.match(url) else url
+    scheme = _SCHEME.match(rest)
+    if scheme is None:
+        return _path(url, rest)
+    match scheme[1].lower():
+        case "magnet":
+            return _magnet(url, rest)
+        case "http" | "https" | "file":
+            return _web(url, rest)
+    return None
+
+
+def _choice(fragment: str) -> int | str | None:
+    if _NUMBER.fullmatch(fragment):
+        return int(fragment)
+    return unquote(fragment).strip("/") or None
+
+
+def _is_torrent(path: str) -> bool:
+    return path[-8:].lower() == ".torrent"
+
+
+def _path(url: str, rest: str) -> TorrentUrl | None:
+    if rest.startswith("//"):  # looks like a host
+        return None
+    if _is_torrent(rest):
+        return TorrentUrl(url, rest, None, None)
+    at = rest.lower().rfind(".torrent#")
+    if at < 0 or len(rest.lower()) != len(rest):
+        return None
+    return TorrentUrl(url, rest[: at + 8], None, _choice(rest[at + 9 :]))
+
+
+def _web(url: str, rest: str) -> TorrentUrl | None:
+    try:
+        parts = urlsplit(rest)
+        host = parts.hostname or ""
+        _ = parts.port  # refuses what is none
+    except ValueError:
+        return None
+    if not _is_torrent(parts.path):
+        return None
+    if parts.scheme == "file":
+        if host not in ("", "localhost") or parts.netloc.lower() != host or not parts.path.startswith("/"):
+            return None
+    elif not host:
+        return None
+    place, _, fragment = rest.partition("#")
+    return TorrentUrl(url, place, None, _choice(fragment))
+
+
+def _magnet(url: str, rest: str) -> TorrentUrl | None:
+    place, mark, fragment = rest.rpartition("#")
+    if not mark or _MORE_OF_MAGNET.search(fragment):  # a mark in a name that was not encoded
+        place, fragment = rest, ""
+    magnet, only = _parse(place[7:])
+    if magnet is None:
+        return None
+    choice = _choice(fragment)
+    return TorrentUrl(url, place, magnet, only if choice is None else choice)
+
+
+def _parse(query: str) -> tuple[Magnet | None, int | None]:
+    """Return the magnet behind ``magnet:``, and the number of the only file that ``so=`` names."""
+    if not query.startswith("?"):
+        return None, None
+    v1: set[bytes] = set()
+    v2: set[bytes] = set()
+    name, size, only = "", None, None
+    trackers: list[str] = []
+    seeds: list[str] = []
+    peers: list[tuple[str, int]] = []
+    for parameter in query[1:].split("&"):
+        key, _, text = parameter.partition("=")
+        value = unquote(text)
+        match _NUMBERED.sub("", key.lower()):
+            case "xt":
+                if found := _BTIH.fullmatch(value):
+                    v1.add(bytes.fromhex(found[1]) if found[1] else _base32(found[2]))
+                elif found := _BTMH.fullmatch(value):
+                    v2.add(bytes.fromhex(found[1]))
+            case "dn":
+                name = name or unquote_plus(text)[:1000]
+            case "tr":
+                trackers.append(value)
+            case "ws" | "as":
+                seeds.append(value)
+            case "x.pe":
+                peers += _peer(value)
+            case "xl" if re.fullmatch(r"[0-9]{1,18}", value):
+                size = int(value)
+            case "so" if _NUMBER.fullmatch(value):
+                only = int(value) + 1
+    if max(len(v1), len(v2)) != 1:  # none, or no telling which
+        return None, None
+    if len(v1) > 1 or len(v2) > 1:
+        return None, None
+    return (
+        Magnet(
+            next(iter(v1), None),
+            next(iter(v2), None),
+            name,
+            _listed(clean(tracker, TRACKER_SCHEMES) for tracker in trackers),
+            _listed(clean(seed, WEB_SEED_SCHEMES) for seed in seeds),
+            tuple(dict.fromkeys(peers))[:MAX_LISTED],
+            size,
+        ),
+        only,
+    )
+
+
+def _base32(text: str) -> bytes:
+    return base64.b32decode(text.upper())
+
+
+def _listed(urls: Iterable[str | None]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(url for url in urls if url is not None))[:MAX_LISTED]
+
+
+def _peer(text: str) -> list[tuple[str, int]]:
+    """Return the peer that ``x.pe=`` names, if it is an IP literal with a port: names would be looked up."""
+    found = _PEER.fullmatch(text)
+    if found is None or not 1 <= int(found[3]) <= 65535:
+        return []
+    try:
+        return [(str(ipaddress.ip_address(found[1] or found[2])), int(found[3]))]
+    except ValueError:
+        return []
+
+
+def clean(url: str, schemes: frozenset[str]) -> str | None:
+    """Return `url`, with blanks and what is not ASCII percent-encoded, or None if it is none of these `schemes`.
+
+    None also for what has no host, a port out of range, control characters, or more than 2,000 characters.
+    """
+    url = url.strip(" ")
+    if not url or any(unicodedata.category(character)[0] in "C" for character in url):
+        return None
+    try:
+        parts = urlsplit(url)
+        host = (parts.hostname or "").encode("idna").decode() if not url.isascii() else parts.hostname or ""
+        port = parts.port
+    except (ValueError, UnicodeError):
+        return None
+    if parts.scheme not in schemes or not host or port == 0:
+        return None
+    host = f"[{host}]" if ":" in host else host
+    if not _HOST.fullmatch(host):
+        return None
+    user = parts.netloc.rpartition("@")[0]
+    text = f"{parts.scheme}://" + (f"{quote(user, safe=_PLAIN + '%')}@" if user else "")
+    text += host + ("" if port is None else f":{port}") + quote(parts.path, safe=_PLAIN + "%")
+    if parts.query:
+        text += "?" + quote(parts.query, safe=_PLAIN + "%?[]")
+    return text if len(text) <= 2000 else None
+
+
+def _is_secret(text: str) -> bool:
+    """True if a part of `text` looks like a passkey: many hex digits, or letters and digits in disorder."""
+    for run in _RUN.findall(text):
+        kinds = [unicodedata.category(character) for character in run]
+        changes = sum(one != other for one, other in pairwise(kinds))
+        if re.fullmatch(r"[0-9a-f]+|[0-9A-F]+", run) or changes * 4 >= len(run):
+            return True
+    return False
+
+
+def is_publishable(url: str) -> bool:
+    """True if a tracker's or web seed's `url` has no user, no query, and nothing that looks like a passkey."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return not (
+        "@" in parts.netloc or parts.query or parts.fragment or _is_secret(unquote(parts.netloc + parts.path))
+    )
+
+
+def write_magnet(magnet: Magnet, choice: int | str | None = None) -> str:
+    """Return the one way in which a magnet is written: ASCII without blanks; peers are not written.
+
+    Trackers and web seeds are left out where `MAX_MAGNET` would be passed.
+    """
+    parts = [f"xt=urn:btih:{magnet.v1.hex()}"] if magnet.v1 is not None else []
+    if magnet.v2 is not None:
+        parts.append(f"xt=urn:btmh:1220{magnet.v2.hex()}")
+    name = magnet.name.encode("utf-8", "replace").decode()[:200]
+    if name:
+        parts.append(f"dn={quote(name, safe='')}")
+    if magnet.exact_size is not None:
+        parts.append(f"xl={magnet.exact_size}")
+    text = "magnet:?" + "&".join(parts)
+    for key, urls in (("tr", magnet.trackers), ("ws", magnet.web_seeds)):
+        for url in urls:
+            part = f"&{key}={quote(url, safe='')}"
+            if len(text) + len(part) <= MAX_MAGNET:
+                text += part
+    if choice is None:
+        return text
+    return f"{text}#{choice if isinstance(choice, int) else quote(choice, safe='/')}"
+
+
+def _printable(text: str) -> str:
+    return "".join(character if unicodedata.category(character)[0] != "C" else "�" for character in text)
+
+
+def shown(url: str) -> str:
+    """Return what of a URL, or a path, may be shown: no user, no query, no fragment, nothing like a passkey."""
+    rest = url[6:] if _SWARM.match(url) else url
+    ours = torrent_url(url)
+    if ours is not None and ours.magnet is not None:
+        magnet = ours.magnet
+        return _printable(unquote_plus(write_magnet(Magnet(magnet.v1, magnet.v2))))
+    if not _SCHEME.match(rest):
+        return _printable(rest)
+    try:
+        parts = urlsplit(rest)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return "…"
+    if not host and parts.scheme == "file":
+        return _printable(f"file://{parts.path}")
+    if not host:
+        return f"{parts.scheme}:…"
+    host = (
+        f"[{host}]" if ":" in host else ".".join("…" if _is_secret(label) else label for label in host.split("."))
+    )
+    *before, last = [segment for segment in unquote(parts.path).split("/") if segment] or [""]
+    text = f"{parts.scheme}://{host}" + ("" if port is None else f":{port}")
+    if last:
+        text += ("/…/" if before else "/") + ("…" if _is_secret(last) else last)
+    return _printable(text)
