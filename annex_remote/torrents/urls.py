@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
+from annex_remote.torrents.names import printable
+
 __all__ = [
     "MAX_URL",
     "TRACKER_SCHEMES",
@@ -302,26 +304,22 @@ def write_magnet(magnet: Magnet, choice: int | str | None = None) -> str:
     return f"{text}#{choice if isinstance(choice, int) else quote(choice, safe='/')}"
 
 
-def _printable(text: str) -> str:
-    return "".join(character if unicodedata.category(character)[0] != "C" else "�" for character in text)
-
-
 def shown(url: str) -> str:
     """Return what of a URL, or a path, may be shown: no user, no query, no fragment, nothing like a passkey."""
     rest = url[6:] if _SWARM.match(url) else url
     ours = torrent_url(url)
     if ours is not None and ours.magnet is not None:
         magnet = ours.magnet
-        return _printable(unquote_plus(write_magnet(Magnet(magnet.v1, magnet.v2))))
+        return printable(unquote_plus(write_magnet(Magnet(magnet.v1, magnet.v2))))
     if not _SCHEME.match(rest):
-        return _printable(rest)
+        return printable(rest)
     try:
         parts = urlsplit(rest)
         host, port = parts.hostname or "", parts.port
     except ValueError:
         return "…"
     if not host and parts.scheme == "file":
-        return _printable(f"file://{parts.path}")
+        return printable(f"file://{parts.path}")
     if not host:
         return f"{parts.scheme}:…"
     host = (
@@ -331,4 +329,4 @@ def shown(url: str) -> str:
     text = f"{parts.scheme}://{host}" + ("" if port is None else f":{port}")
     if last:
         text += ("/…/" if before else "/") + ("…" if _is_secret(last) else last)
-    return _printable(text)
+    return printable(text)
