@@ -122,7 +122,7 @@ def _decode(data: bytes, spans: dict[bytes, slice] | None) -> Value:
             if spans is not None and not outer:
                 spans[key] = slice(begun, at)
             key = None
-    if at != size and data[at:] not in (b"\n", b"\r\n"):
+    if at != size and (size - at > 2 or data[at:] not in (b"\n", b"\r\n")):
         raise Damaged(f"bencoding: something follows the end, at byte {at}")
     return value
 

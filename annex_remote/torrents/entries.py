@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from annex_remote.errors import Damaged
 from annex_remote.torrents.bencode import Value
@@ -75,6 +76,12 @@ def v1_entries(info: dict[bytes, Value], name: str) -> list[Entry]:
     return entries
 
 
+def _check_order(node: dict[bytes, Value]) -> None:
+    """Raise `Damaged` if names are out of order: they decide which piece is whose, and programs would differ."""
+    if any(one > other for one, other in pairwise(node)):
+        raise Damaged("its file tree is out of order")
+
+
 def v2_entries(info: dict[bytes, Value]) -> list[Entry]:
     """Return what ``file tree`` lists, in its order; raises `Damaged`."""
     tree = info.get(b"file tree")
@@ -82,10 +89,12 @@ def v2_entries(info: dict[bytes, Value]) -> list[Entry]:
         raise Damaged("its file tree is empty, or none")
     entries: list[Entry] = []
     todo: list[tuple[tuple[str, ...], Value]] = [((text_of(k),), v) for k, v in reversed(tree.items())]
+    _check_order(tree)
     while todo:
         path, node = todo.pop()
         if not isinstance(node, dict):
             raise Damaged("a node of its file tree is no dictionary")
+        _check_order(node)
         file = node.get(b"")
         if file is None:
             todo += [((*path, text_of(key)), child) for key, child in reversed(node.items())]
@@ -96,6 +105,8 @@ def v2_entries(info: dict[bytes, Value]) -> list[Entry]:
         number = len(entries) + 1
         length = 0 if b"l" in attributes else _length(file, f"its file {number}")
         root = file.get(b"pieces root") if length else None
+        if b"p" in attributes:
+            raise Damaged(f"its file {number} is a pad file, of which version 2 has none")
         if length and (not isinstance(root, bytes) or len(root) != 32):
             raise Damaged(f"its file {number} has no root of 32 bytes")
         entries.append(_entry(path, length, attributes, root if isinstance(root, bytes) else None))

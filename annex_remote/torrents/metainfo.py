@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -12,6 +13,7 @@ from annex_remote.errors import BadSetting, Damaged
 from annex_remote.torrents.bencode import Raw, Value, decode_with_spans, encode
 from annex_remote.torrents.entries import Entry, text_of, v1_entries, v2_entries
 from annex_remote.torrents.merkle import BLOCK, HASH, data_root, layer_root
+from annex_remote.torrents.names import printable, safe_name, safe_paths
 from annex_remote.torrents.urls import (
     TRACKER_SCHEMES,
     WEB_SEED_SCHEMES,
@@ -26,12 +28,14 @@ __all__ = ["MAX_PIECES", "MAX_PIECE_LENGTH", "MAX_SIZE", "Metainfo", "TorrentFil
 
 MAX_SIZE = 64 << 20
 """Bytes of a .torrent; longer ones are refused before they are parsed."""
-MAX_PIECE_LENGTH = 0x7FFF * BLOCK
-"""Bytes of a piece: libtorrent takes no longer ones (2.1)."""
+MAX_PIECE_LENGTH = 256 << 20
+"""Bytes of a piece: it is held in memory, and no program makes longer ones; libtorrent takes up to 512 MiB."""
 MAX_PIECES = 0x200000
 """Pieces of a torrent: libtorrent takes no more, unless told so."""
 MAX_URLS = 200
-"""Trackers, and web seeds, that are taken from one torrent, each."""
+"""Trackers, and web seeds, that are taken from one torrent, each; also how many are told that are not."""
+MAX_LOOKED_AT = 1_000
+"""Entries of a list of trackers or web seeds; what is behind them is not looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,23 +143,51 @@ class Metainfo:
         """Return the file chosen by number or by path, or the only one; raises `BadSetting` with choices."""
         if choice is None and len(self.files) == 1:
             return self.files[0]
-        for file in self.files:
-            if isinstance(choice, int):
-                if file.number == choice:
-                    return file
-            elif choice is not None and choice in ("/".join(file.path), "/".join((self.name, *file.path))):
-                return file
-        some = ", ".join(f"#{file.number} {shown('/'.join(file.path))}" for file in self.files[:5])
+        if isinstance(choice, int):
+            found = self._by_number.get(choice)
+        else:
+            found = None if choice is None else self._by_path.get(_composed(choice))
+        if found is not None:
+            return found
+        some = ", ".join(f"#{file.number} {printable('/'.join(file.path)[:100])}" for file in self.files[:5])
         more = f" and {len(self.files) - 5:,} more" if len(self.files) > 5 else ""
         if choice is None:
-            raise BadSetting(f"the torrent has {len(self.files):,} files, say which behind its URL: {some}{more}")
-        raise BadSetting(f"the torrent has no file #{shown(str(choice))}; it has {some}{more}")
+            raise BadSetting(
+                f"the torrent has {len(self.files):,} files; which one is said behind its URL: {some}{more}"
+            )
+        raise BadSetting(f"the torrent has no file #{printable(str(choice)[:100])}; it has {some}{more}")
 
     def magnet(self, choice: int | str | None = None) -> str:
-        """Return the magnet, without trackers and web seeds that are not safe to publish."""
-        trackers = tuple(url for tier in self.trackers for url in tier if is_publishable(url))
+        """Return the magnet; its fragment is the number of the file that is chosen, as by `pick`, if any is.
+
+        What is not safe to publish is left out: trackers and web seeds with a user, a query, or what looks like a
+        passkey, and all trackers of a private torrent.
+        """
+        trackers = (
+            () if self.private else tuple(url for tier in self.trackers for url in tier if is_publishable(url))
+        )
         seeds = tuple(url for url in self.web_seeds if is_publishable(url))
-        return write_magnet(Magnet(self.v1, self.v2, self.name, trackers, seeds), choice)
+        number = None if choice is None else self.pick(choice).number
+        return write_magnet(Magnet(self.v1, self.v2, self.name, trackers, seeds), number)
+
+    @cached_property
+    def _by_number(self) -> dict[int, TorrentFile]:
+        return {file.number: file for file in self.files}
+
+    @cached_property
+    def _by_path(self) -> dict[str, TorrentFile]:
+        """Each file by its path and by those that CHECKURL gives, with and without the torrent's name in front."""
+        found: dict[str, TorrentFile] = {}
+        spellings = [(self.name, [file.path for file in self.files])]
+        spellings += [
+            (safe_name(self.name, blanks=blanks), safe_paths(self.files, blanks=blanks))
+            for blanks in (True, False)
+        ]
+        for name, paths in spellings:
+            for before in ((), (name,)):
+                for file, path in zip(self.files, paths, strict=True):
+                    found.setdefault(_composed("/".join((*before, *path))), file)
+        return found
 
     @cached_property
     def _by_offset(self) -> tuple[list[int], list[TorrentFile]]:
@@ -179,6 +211,10 @@ class Metainfo:
             raise IndexError(f"no piece {index}: there are {self.pieces}")
 
 
+def _composed(path: str) -> str:
+    return unicodedata.normalize("NFC", path.strip("/"))
+
+
 def parse(document: bytes) -> Metainfo:
     """Return what a .torrent says; raises `Damaged` in one sentence."""
     if len(document) > MAX_SIZE:
@@ -200,16 +236,18 @@ def from_info(info: bytes, magnet: Magnet) -> Metainfo:
     """
     if len(info) > MAX_SIZE:
         raise Damaged(f"metadata that is longer than {MAX_SIZE >> 20} MiB is not taken")
-    if (magnet.v1 is not None and hashlib.sha1(info, usedforsecurity=False).digest() != magnet.v1) or (
-        magnet.v2 is not None and hashlib.sha256(info).digest() != magnet.v2
-    ):
+    v1, v2 = hashlib.sha1(info, usedforsecurity=False).digest(), hashlib.sha256(info).digest()
+    if magnet.v1 not in (None, v1) or magnet.v2 not in (None, v2):
         raise Damaged("the metadata is not that of the magnet: its hash is another one")
-    document: dict[str, object] = {"info": Raw(info)}
+    document: dict[str, object] = {"info": Raw(info)}  # the bytes that were hashed, whatever they are
     if magnet.trackers:
         document["announce-list"] = [[tracker] for tracker in magnet.trackers]
     if magnet.web_seeds:
         document["url-list"] = list(magnet.web_seeds)
-    return parse(encode(document))
+    metainfo = parse(encode(document))
+    if metainfo.v1 not in (None, v1) or metainfo.v2 not in (None, v2):
+        raise Damaged("the metadata of the magnet is more than a dictionary")
+    return metainfo
 
 
 def _read(document: bytes, top: dict[bytes, Value], info: dict[bytes, Value], raw: bytes) -> Metainfo:
@@ -217,6 +255,8 @@ def _read(document: bytes, top: dict[bytes, Value], info: dict[bytes, Value], ra
     if not isinstance(version, int) or version > 2:
         raise Damaged("it is of a version of BitTorrent that this program does not know")
     is_v2 = version == 2
+    if not is_v2 and b"file tree" in info:
+        raise Damaged("it has a file tree, but is not of version 2")
     is_v1 = b"pieces" in info or not is_v2
     name = _name(info)
     length = info.get(b"piece length")
@@ -228,7 +268,9 @@ def _read(document: bytes, top: dict[bytes, Value], info: dict[bytes, Value], ra
     entries = v1_entries(info, name) if is_v1 else tree
     files, size = _lay_out(entries, 1 if is_v1 else length)
     if is_v1 and is_v2:
-        files = _joined(files, _lay_out(tree, length)[0], length)
+        files = _joined(files, size, *_lay_out(tree, length), length)
+    if not size:
+        raise Damaged("it has no bytes")
     hashes = info.get(b"pieces") if is_v1 else None
     pieces = -(-size // length)
     if pieces > MAX_PIECES:
@@ -246,7 +288,7 @@ def _read(document: bytes, top: dict[bytes, Value], info: dict[bytes, Value], ra
         v2=hashlib.sha256(raw).digest() if is_v2 else None,
         private=info.get(b"private") == 1,
         trackers=_trackers(top, dropped),
-        web_seeds=_web_seeds(top.get(b"url-list"), dropped),
+        web_seeds=_taken(top.get(b"url-list"), WEB_SEED_SCHEMES, set(), dropped),
         dropped=tuple(dropped),
         document=document,
         is_single=b"files" not in info if is_v1 else len(entries) == 1 and entries[0].path == (name,),
@@ -276,13 +318,17 @@ def _lay_out(entries: Sequence[Entry], alignment: int) -> tuple[list[TorrentFile
     return files, end
 
 
-def _joined(v1: list[TorrentFile], v2: list[TorrentFile], length: int) -> list[TorrentFile]:
+def _joined(
+    v1: list[TorrentFile], v1_size: int, v2: list[TorrentFile], v2_size: int, length: int
+) -> list[TorrentFile]:
     """Return the files of a hybrid torrent: those of v1 with the roots of v2; raises `Damaged` if they differ."""
     if len(v1) != len(v2):
         raise Damaged(f"it is two torrents in one that differ: {len(v1):,} files and {len(v2):,}")
     for one, other in zip(v1, v2, strict=True):
         if (one.path, one.size) != (other.path, other.size) or (one.size and one.offset != other.offset):
             raise Damaged(f"it is two torrents in one that differ: file {one.number} of the first is another one")
+    if -(-v1_size // length) != -(-v2_size // length):
+        raise Damaged("it is two torrents in one that differ: one has more pieces than the other")
     return [
         TorrentFile(one.number, one.path, one.size, one.offset, other.root)
         for one, other in zip(v1, v2, strict=True)
@@ -310,36 +356,33 @@ def _layers(layers: Value | None, files: Sequence[TorrentFile], length: int) -> 
     return proved
 
 
-def _texts(value: Value | None) -> Iterator[str]:
-    for part in value if isinstance(value, list) else [value]:
-        if isinstance(part, bytes) and part:
-            yield text_of(part)
+def _texts(value: Value | None) -> list[str]:
+    """Return the strings of a string or a list: of as many as are looked at."""
+    parts = value[:MAX_LOOKED_AT] if isinstance(value, list) else [value]
+    return [text_of(part) for part in parts if isinstance(part, bytes) and part]
 
 
 def _trackers(top: dict[bytes, Value], dropped: list[str]) -> tuple[tuple[str, ...], ...]:
     """Return the tiers (BEP 12): of the list if it has any that is taken, else of the one ``announce``."""
     listed = top.get(b"announce-list")
     seen: set[str] = set()
-    for found in ([*listed] if isinstance(listed, list) else [], [top.get(b"announce")]):
+    for found in (listed[:MAX_LOOKED_AT] if isinstance(listed, list) else [], [top.get(b"announce")]):
         tiers = [_taken(tier, TRACKER_SCHEMES, seen, dropped) for tier in found]
         if any(tiers):
             return tuple(tier for tier in tiers if tier)
     return ()
 
 
-def _web_seeds(value: Value | None, dropped: list[str]) -> tuple[str, ...]:
-    return _taken(value, WEB_SEED_SCHEMES, set(), dropped)
-
-
 def _taken(value: Value | None, schemes: frozenset[str], seen: set[str], dropped: list[str]) -> tuple[str, ...]:
+    """Return the URLs that are not `seen` yet; those that are not taken go to `dropped`."""
     taken = []
     for text in _texts(value):
         url = clean(text, schemes)
         if url in seen:
             continue
-        if url is None or len(seen) >= MAX_URLS:
+        if url is not None and len(seen) < MAX_URLS:
+            seen.add(url)
+            taken.append(url)
+        elif len(dropped) < MAX_URLS:
             dropped.append(shown(text))
-            continue
-        seen.add(url)
-        taken.append(url)
     return tuple(taken)

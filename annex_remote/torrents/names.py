@@ -36,12 +36,13 @@ def printable(text: str) -> str:
     return "".join("\ufffd" if unicodedata.category(one) in _FORBIDDEN else one for one in text)
 
 
-def safe_name(name: str) -> str:
+def safe_name(name: str, *, blanks: bool = True) -> str:
     """Return `name` as one component of a path that is safe in a git repository, and as near to it as may be.
 
     ``/``, control and format characters become ``_``, as do a ``-`` in front, which programs take for an option,
     and the point of ``.``, ``..`` and all that begins with ``.git``, in any case: git would obey such files.
-    Blanks at the ends go. It is never empty, and at most 255 bytes, of which the extension is kept.
+    Blanks at the ends go; without `blanks`, each white space that is left is ``_``. The name is never empty, and
+    at most 255 bytes, of which the extension is kept.
     """
     name = name.strip()
     if len(name) > _LONG:
@@ -53,6 +54,8 @@ def safe_name(name: str) -> str:
         name = "_" * len(name)
     if name.startswith("-") or name[:4].casefold() == ".git":
         name = f"_{name[1:]}"
+    if not blanks:
+        name = "".join("_" if one.isspace() or unicodedata.category(one) == "Zs" else one for one in name)
     return _cut(name or "_", "")
 
 
@@ -84,23 +87,16 @@ def safe_paths(files: Sequence[HasPath], *, blanks: bool) -> list[tuple[str, ...
 def _path(path: tuple[str, ...], blanks: bool) -> tuple[str, ...]:
     """Return safe components, not yet told apart from those of other files."""
     *folders, name = [one for one in path if one not in ("", ".")] or ["_"]
-    name = _component(name, blanks)
+    name = safe_name(name, blanks=blanks)
     left = MAX_PATH - len(name.encode())
     kept = []
     for folder in folders:
-        safe = _component(folder, blanks)
+        safe = safe_name(folder, blanks=blanks)
         left -= len(safe.encode()) + 1
         if left < 0:
             break
         kept.append(safe)
     return (*kept, name)
-
-
-def _component(name: str, blanks: bool) -> str:
-    safe = safe_name(name)
-    if blanks or (safe.isascii() and " " not in safe):
-        return safe
-    return _cut("".join("_" if one.isspace() or unicodedata.category(one) == "Zs" else one for one in safe), "")
 
 
 def _folder(folders: dict[tuple[int, str], int], path: tuple[str, ...]) -> int:

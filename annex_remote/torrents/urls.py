@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
-from annex_remote.torrents.names import printable
+from annex_remote.torrents.names import MAX_NAME, printable
 
 __all__ = [
     "MAX_URL",
@@ -30,6 +30,10 @@ MAX_URL = 32_768
 """Characters of a URL; what is longer is not ours."""
 MAX_MAGNET = 4_096
 """Characters of a magnet that is written, its choice left out: trackers and web seeds beyond it are left out."""
+MAX_ADDRESS = 2_000
+"""Characters of a tracker's or web seed's URL."""
+MAX_SHOWN = 200
+"""Characters of a URL that are shown."""
 MAX_LISTED = 100
 """Trackers, web seeds and peers that are taken from one magnet, each."""
 TRACKER_SCHEMES = frozenset({"udp", "http", "https"})
@@ -37,14 +41,18 @@ WEB_SEED_SCHEMES = frozenset({"http", "https"})
 
 _SWARM = re.compile(r"swarm:", re.IGNORECASE)
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_FRAGMENT = re.compile(r"\.torrent#", re.IGNORECASE | re.ASCII)
 _MORE_OF_MAGNET = re.compile(r"&(?:xt|dn|tr|ws|as|xs|xl|so|x\.pe)(?:\.[0-9]+)?=", re.IGNORECASE)
 _BTIH = re.compile(r"urn:btih:(?:([0-9a-f]{40})|([a-z2-7]{32}))", re.IGNORECASE)
 _BTMH = re.compile(r"urn:btmh:1220([0-9a-f]{64})", re.IGNORECASE)
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _NUMBERED = re.compile(r"\.[0-9]{1,4}\Z")
 _PEER = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+)):([0-9]{1,5})")
+_STRAY = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
+_NO_HOST = re.compile(r'[\s<>"\\^`{|}]')
 _RUN = re.compile(r"[A-Za-z0-9]{16,}")
+_HEX = re.compile(r"[0-9a-f]+|[0-9A-F]+")
 _PLAIN = "!$&'()*+,;=:@/-._~"  # what a path may have beside letters and digits (RFC 3986)
 
 
@@ -101,7 +109,7 @@ def torrent_url(url: str) -> TorrentUrl | None:
     ``a.torrent#b%2Etorrent``.
     """
     if len(url) > MAX_URL or any(unicodedata.category(character) in ("Cc", "Cs") for character in url):
-        return None
+        return None  # bytes that are no UTF-8 come as surrogates
     rest = url[6:] if _SWARM.match(url) else url
     scheme = _SCHEME.match(rest)
     if scheme is None:
@@ -125,14 +133,12 @@ def _is_torrent(path: str) -> bool:
 
 
 def _path(url: str, rest: str) -> TorrentUrl | None:
-    if rest.startswith("//"):  # looks like a host
+    if rest.startswith("//") or rest[:1].isspace():  # looks like a host, or like a slip of the hand
         return None
     if _is_torrent(rest):
         return TorrentUrl(url, rest, None, None)
-    at = rest.lower().rfind(".torrent#")
-    if at < 0 or len(rest.lower()) != len(rest):
-        return None
-    return TorrentUrl(url, rest[: at + 8], None, _choice(rest[at + 9 :]))
+    end = max((found.end() for found in _FRAGMENT.finditer(rest)), default=0)
+    return TorrentUrl(url, rest[: end - 1], None, _choice(rest[end:])) if end else None
 
 
 def _web(url: str, rest: str) -> TorrentUrl | None:
@@ -142,12 +148,12 @@ def _web(url: str, rest: str) -> TorrentUrl | None:
         _ = parts.port  # refuses what is none
     except ValueError:
         return None
-    if not _is_torrent(parts.path):
+    if not _is_torrent(parts.path) or "%00" in parts.path:
         return None
     if parts.scheme == "file":
         if host not in ("", "localhost") or parts.netloc.lower() != host or not parts.path.startswith("/"):
             return None
-    elif not host:
+    elif not host or _NO_HOST.search(host):
         return None
     place, _, fragment = rest.partition("#")
     return TorrentUrl(url, place, None, _choice(fragment))
@@ -235,10 +241,10 @@ def _peer(text: str) -> list[tuple[str, int]]:
 def clean(url: str, schemes: frozenset[str]) -> str | None:
     """Return `url`, with blanks and what is not ASCII percent-encoded, or None if it is none of these `schemes`.
 
-    None also for what has no host, a port out of range, control characters, or more than 2,000 characters.
+    None also for what has no host, a port out of range, control characters, or is longer than `MAX_ADDRESS`.
     """
     url = url.strip(" ")
-    if not url or any(unicodedata.category(character)[0] in "C" for character in url):
+    if len(url) > MAX_ADDRESS or any(unicodedata.category(character)[0] == "C" for character in url):
         return None
     try:
         parts = urlsplit(url)
@@ -252,19 +258,26 @@ def clean(url: str, schemes: frozenset[str]) -> str | None:
     if not _HOST.fullmatch(host):
         return None
     user = parts.netloc.rpartition("@")[0]
-    text = f"{parts.scheme}://" + (f"{quote(user, safe=_PLAIN + '%')}@" if user else "")
-    text += host + ("" if port is None else f":{port}") + quote(parts.path, safe=_PLAIN + "%")
-    if parts.query:
-        text += "?" + quote(parts.query, safe=_PLAIN + "%?[]")
-    return text if len(text) <= 2000 else None
+    text = f"{parts.scheme}://" + (f"{_quoted(user)}@" if user else "")
+    text += host + ("" if port is None else f":{port}") + _quoted(parts.path)
+    text += f"?{_quoted(parts.query)}" if parts.query else ""
+    return text if len(text) <= MAX_ADDRESS else None
+
+
+def _quoted(text: str) -> str:
+    """Return `text` with what no URL may have percent-encoded, and what is encoded already as it is."""
+    return _STRAY.sub("%25", quote(text, safe=_PLAIN + "?%"))
 
 
 def _is_secret(text: str) -> bool:
-    """True if a part of `text` looks like a passkey: many hex digits, or letters and digits in disorder."""
+    """True if a part of `text` looks like a passkey: hex digits, or letters and digits in disorder, 16 or more.
+
+    Names of releases have digits and capitals too, but where words and numbers begin, which is more seldom.
+    """
     for run in _RUN.findall(text):
-        kinds = [unicodedata.category(character) for character in run]
-        changes = sum(one != other for one, other in pairwise(kinds))
-        if re.fullmatch(r"[0-9a-f]+|[0-9A-F]+", run) or changes * 4 >= len(run):
+        kinds = ["0" if one.isdigit() else "a" if one.islower() else "A" for one in run]
+        changes = sum(one != other and (one, other) != ("A", "a") for one, other in pairwise(kinds))
+        if _HEX.fullmatch(run) or 5 * changes >= len(run) or (len(run) >= 32 and "0" in kinds):
             return True
     return False
 
@@ -275,9 +288,9 @@ def is_publishable(url: str) -> bool:
         parts = urlsplit(url)
     except ValueError:
         return False
-    return not (
-        "@" in parts.netloc or parts.query or parts.fragment or _is_secret(unquote(parts.netloc + parts.path))
-    )
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        return False
+    return not _is_secret(unquote(parts.netloc + parts.path))
 
 
 def write_magnet(magnet: Magnet, choice: int | str | None = None) -> str:
@@ -288,7 +301,7 @@ def write_magnet(magnet: Magnet, choice: int | str | None = None) -> str:
     parts = [f"xt=urn:btih:{magnet.v1.hex()}"] if magnet.v1 is not None else []
     if magnet.v2 is not None:
         parts.append(f"xt=urn:btmh:1220{magnet.v2.hex()}")
-    name = magnet.name.encode("utf-8", "replace").decode()[:200]
+    name = magnet.name.encode("utf-8", "replace")[:MAX_NAME].decode("utf-8", "ignore")
     if name:
         parts.append(f"dn={quote(name, safe='')}")
     if magnet.exact_size is not None:
@@ -301,32 +314,46 @@ def write_magnet(magnet: Magnet, choice: int | str | None = None) -> str:
                 text += part
     if choice is None:
         return text
-    return f"{text}#{choice if isinstance(choice, int) else quote(choice, safe='/')}"
+    if isinstance(choice, int):
+        return f"{text}#{choice}"
+    path = quote(choice, safe="/", errors="replace")
+    return f"{text}#%{ord(path[0]):02X}{path[1:]}" if _NUMBER.fullmatch(path) else f"{text}#{path}"
 
 
 def shown(url: str) -> str:
-    """Return what of a URL, or a path, may be shown: no user, no query, no fragment, nothing like a passkey."""
-    rest = url[6:] if _SWARM.match(url) else url
+    """Return what of a URL, or a path, may be shown: no user, no query, no fragment, nothing like a passkey.
+
+    ``scheme://host/…/last-part``; of a magnet its info-hash and name; a path that is ours as it is.
+    """
     ours = torrent_url(url)
+    rest = url[6:] if _SWARM.match(url) else url
     if ours is not None and ours.magnet is not None:
-        magnet = ours.magnet
-        return printable(unquote_plus(write_magnet(Magnet(magnet.v1, magnet.v2))))
-    if not _SCHEME.match(rest):
-        return printable(rest)
+        name = f"&dn={ours.magnet.name}" if ours.magnet.name else ""
+        kind = "btih:" if ours.magnet.v1 is not None else "btmh:1220"
+        text = f"magnet:?xt=urn:{kind}{ours.magnet.id}{name}"
+    elif ours is not None and not _SCHEME.match(rest):
+        text = ours.place
+    else:
+        text = _shown(rest)
+    return printable(text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…")
+
+
+def _shown(url: str) -> str:
     try:
-        parts = urlsplit(rest)
+        parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
     except ValueError:
         return "…"
-    if not host and parts.scheme == "file":
-        return printable(f"file://{parts.path}")
-    if not host:
+    if parts.scheme == "file" and not host:
+        return f"file://{parts.path}"
+    if parts.scheme and not host:
         return f"{parts.scheme}:…"
+    *before, last = [segment for segment in unquote(parts.path).split("/") if segment] or [""]
+    last = "…" if _is_secret(last) or "@" in last else last
+    if not parts.scheme:
+        return f"…/{last}" if before or host else last
     host = (
         f"[{host}]" if ":" in host else ".".join("…" if _is_secret(label) else label for label in host.split("."))
     )
-    *before, last = [segment for segment in unquote(parts.path).split("/") if segment] or [""]
     text = f"{parts.scheme}://{host}" + ("" if port is None else f":{port}")
-    if last:
-        text += ("/…/" if before else "/") + ("…" if _is_secret(last) else last)
-    return printable(text)
+    return text + ("/…/" if before else "/" if last else "") + last
