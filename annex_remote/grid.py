@@ -48,7 +48,7 @@ from annex_remote.transfer.sites import Notes, Site, ask_all, explain
 from annex_remote.transfer.trace import Trace
 
 if TYPE_CHECKING:
-    from annex_remote.transfer.download import Download
+    from annex_remote.transfer.download import Aside, Download
 
 __all__ = [
     "Found",
@@ -258,6 +258,7 @@ class Grid:
         progress: Callable[[int], None],
         cancelled: threading.Event,
         trace: Trace | None = None,
+        aside: Aside | None = None,
     ) -> Download:
         """Return what fetches an object into `path`; see `Download` for the arguments, and for what they do."""
         from annex_remote.transfer.download import Download
@@ -275,6 +276,7 @@ class Grid:
             cancelled=cancelled,
             book=self.book,
             trace=trace or Trace(),
+            aside=aside,
         )
 
     def reading_sites(self) -> list[Site]:

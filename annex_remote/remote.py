@@ -15,7 +15,6 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from annex_remote.errors import BadSetting, NoCapability, SwarmError, Unavailable
-from annex_remote.protocol.handler import UrlContents, UrlFile
 from annex_remote.protocol.jobs import Job
 from annex_remote.protocol.messages import Availability
 from annex_remote.settings import SETTINGS, Settings, read_settings
@@ -25,8 +24,12 @@ if TYPE_CHECKING:
     from annex_remote.capability import Capability
     from annex_remote.grid import Grid
     from annex_remote.model import Login
+    from annex_remote.protocol.handler import UrlContents, UrlFile
     from annex_remote.records import KeptTrace
     from annex_remote.roster import Roster
+    from annex_remote.torrents.source import TorrentSource
+    from annex_remote.torrents.urls import TorrentUrl
+    from annex_remote.transfer.download import Aside
     from annex_remote.transfer.sites import Notes, Site
 
 __all__ = ["SwarmRemote"]
@@ -57,6 +60,8 @@ class SwarmRemote:
         self._git_dir = ""
         self._name: str | None = None
         self._logins: dict[str, Login] = {}
+        self._config: dict[str, str] = {}
+        self._torrents: TorrentSource | None = None
         self._learned: Roster | None = None
         """The roster for whose stores git-annex was asked for logins."""
 
@@ -65,7 +70,10 @@ class SwarmRemote:
 
     def initremote(self, job: Job) -> None:
         from annex_remote.founding import initialise
+        from annex_remote.settings import TORRENT_SETTINGS
+        from annex_remote.torrents.settings import read_torrent_settings
 
+        read_torrent_settings({name: job.get_config(name) for name in TORRENT_SETTINGS})  # before anything is made
         initialise(job)
 
     def prepare(self, job: Job) -> None:
@@ -80,6 +88,7 @@ class SwarmRemote:
         uuid = job.get_uuid()
         self._cache = os.path.join(self._git_dir, "annex", "swarm", f"{uuid}.roster")
         config = {setting.name: job.get_config(setting.name) for setting in SETTINGS}
+        self._config = config
         try:
             self._settings = read_settings(config)
             kept, given = creds_capability(job), environment_capability()
@@ -222,21 +231,64 @@ class SwarmRemote:
         return "".join(f"; {each} waits for: git-annex-remote-swarm login {name} {each}" for each in waiting)
 
     def retrieve(self, job: Job, key: str, path: str) -> None:
-        from annex_remote.errors import NotEnough
         from annex_remote.transfer.sites import Notes
 
         notes = Notes()
-        try:
-            self._download(job, key, path, notes)
-        except NotEnough:
-            if not self._refresh(job):
-                raise
-            notes = Notes()
-            self._download(job, key, path, notes)
+        urls = self._torrents_of(job, key)
+        if not urls:
+            self._download_again(job, key, path, notes)
+        elif not self._fetch_from_both(job, key, path, urls, notes):
+            return
         if self._settings is not None and self._settings.repair_on_read and self._is_to_repair(job, key, notes):
             self._repair(job, key, notes)
         else:
             _tell(job, "whole, but a repair of its shares is due", notes)
+
+    def _download_again(
+        self,
+        job: Job,
+        key: str,
+        path: str,
+        notes: Notes,
+        *,
+        aside: Aside | None = None,
+        cancelled: threading.Event | None = None,
+    ) -> None:
+        """Download from shares; once more if the grid turns out to have changed."""
+        from annex_remote.errors import NotEnough
+
+        try:
+            self._download(job, key, path, notes, aside=aside, cancelled=cancelled)
+        except NotEnough:
+            if not self._refresh(job):
+                raise
+            notes.clear()
+            self._download(job, key, path, notes, aside=aside, cancelled=cancelled)
+
+    def _fetch_from_both(self, job: Job, key: str, path: str, urls: Sequence[TorrentUrl], notes: Notes) -> bool:
+        """Get a key from its torrents, and from shares if there are any; True if it was shares that ended it."""
+        from annex_remote.torrents.both import Either, fetch_from_both
+
+        torrents = self.torrents()
+        stop = Either(job.cancelled)
+        size = _size_of(key)
+        gathering = torrents.gather(urls, path, size, progress=_Progress(job, size), cancelled=stop)
+        done = False
+        try:
+            with _reading_files():
+                by_shares = fetch_from_both(
+                    gathering,
+                    lambda: self._download_again(job, key, path, notes, aside=gathering, cancelled=stop),
+                    stop,
+                )
+            done = True
+        finally:
+            torrents.finish(gathering, done=done)
+        for text in [*gathering.wrong, *gathering.failures] if by_shares else gathering.wrong:
+            job.info(text)
+        if not key.startswith(("URL-", "VURL-")):  # that may be a name for the time of `git annex addurl` alone
+            self._keep_magnets(job, key, urls)
+        return by_shares
 
     def _is_to_repair(self, job: Job, key: str, notes: Notes) -> bool:
         """True if something of an object is known to be wrong, now or from before."""
@@ -256,7 +308,16 @@ class SwarmRemote:
             job.info(f"repaired: {'; '.join(made)}")
         _tell(job, "whole, but a repair of its shares is due", notes)
 
-    def _download(self, job: Job, key: str, path: str, notes: Notes) -> None:
+    def _download(
+        self,
+        job: Job,
+        key: str,
+        path: str,
+        notes: Notes,
+        *,
+        aside: Aside | None,
+        cancelled: threading.Event | None,
+    ) -> None:
         from annex_remote.transfer.trace import Trace
 
         grid, capability = self._readable(job)
@@ -267,8 +328,9 @@ class SwarmRemote:
             capability.read_secret,
             notes=notes,
             progress=_Progress(job, _size_of(key)),
-            cancelled=job.cancelled,
+            cancelled=cancelled or job.cancelled,
             trace=trace,
+            aside=aside,
         )
         try:
             with _reading_files():
@@ -291,6 +353,27 @@ class SwarmRemote:
 
     def check_present(self, job: Job, key: str) -> bool:
         try:
+            present = self._is_stored(job, key)
+        except SwarmError:
+            if self._is_trusted_torrent(job, key):
+                return True
+            raise
+        if present:
+            return True
+        if self._is_trusted_torrent(job, key):
+            return True
+        urls = self._torrents_of(job, key)
+        if urls:
+            name = self._name or "REMOTE"
+            raise Unavailable(
+                f"no shares of it are stored; only a torrent has it, which does not count as a copy "
+                f"({'; '.join(self.torrents().in_words(urls))}). To store shares as well: "
+                f"git -c remote.{name}.swarm-torrents=no annex copy --to {name} FILE"
+            )
+        return False
+
+    def _is_stored(self, job: Job, key: str) -> bool:
+        try:
             present = self._is_present(job, key)
         except Unavailable:
             if not self._refresh(job):
@@ -298,6 +381,15 @@ class SwarmRemote:
             return self._is_present(job, key)
         # A grid that changed elsewhere may keep the object on stores that this clone has not heard of.
         return present or (self._refresh(job) and self._is_present(job, key))
+
+    def _is_trusted_torrent(self, job: Job, key: str) -> bool:
+        """True if a torrent has the key, and its user said that this counts as a copy."""
+        urls = self._torrents_of(job, key)
+        if not urls:
+            return False
+        self._keep_magnets(job, key, urls)
+        torrents = self.torrents()
+        return torrents.settings.trust and torrents.is_trusted(urls, _size_of(key), job.cancelled)
 
     def _is_present(self, job: Job, key: str) -> bool:
         from annex_remote.transfer.presence import is_present
@@ -333,6 +425,9 @@ class SwarmRemote:
             notes=notes,
         )
         _tell(job, "removed, but not everywhere", notes)
+        for url in self._torrents_of(job, key):
+            job.set_uri_missing(key, url.url)
+            job.set_url_missing(key, url.url)
 
     # What git-annex shows.
 
@@ -371,6 +466,17 @@ class SwarmRemote:
         return {name: answers[name] for name in entries}
 
     def whereis(self, job: Job, key: str) -> str | None:
+        urls = self._torrents_of(job, key)
+        if not urls:
+            return self._shares_in_words(job, key)
+        self._keep_magnets(job, key, urls)
+        try:
+            shares = [self._shares_in_words(job, key)]
+        except SwarmError:
+            shares = []  # torrents can be had without
+        return "; ".join([*shares, *self.torrents().in_words(urls)])
+
+    def _shares_in_words(self, job: Job, key: str) -> str:
         from functools import partial
 
         from annex_remote.transfer.sites import ask_all
@@ -428,13 +534,41 @@ class SwarmRemote:
             *stores,
         ]
 
-    # URLs: not this remote's matter.
+    # Torrents.
+
+    def torrents(self) -> TorrentSource:
+        """Return where torrents are had from; raises `BadSetting` if that is set up wrongly here."""
+        with self._lock:
+            if self._torrents is None:
+                from annex_remote.torrenting import open_source
+
+                self._torrents = open_source(self._config, self._git_dir, self._name)
+            return self._torrents
+
+    def _torrents_of(self, job: Job, key: str) -> Sequence[TorrentUrl]:
+        """Return the torrents that are recorded for a key; none where they are switched off."""
+        from annex_remote.torrents.urls import torrent_url
+
+        urls = {(url.place, url.choice): url for url in map(torrent_url, job.get_urls(key)) if url is not None}
+        return list(urls.values()) if urls and self.torrents().settings.enabled else ()
+
+    def _keep_magnets(self, job: Job, key: str, urls: Sequence[TorrentUrl]) -> None:
+        """Record magnets beside .torrent files, which may vanish from the web."""
+        for magnet in self.torrents().magnets_to_keep(urls):
+            job.set_uri_present(key, magnet)
 
     def claim_url(self, job: Job, url: str) -> bool:
-        return False
+        from annex_remote.torrents.urls import torrent_url
+
+        return torrent_url(url) is not None and self.torrents().settings.enabled
 
     def check_url(self, job: Job, url: str) -> UrlContents | Sequence[UrlFile]:
-        raise BadSetting("this remote does not take URLs")
+        from annex_remote.torrents.urls import torrent_url
+
+        parsed = torrent_url(url)
+        if parsed is None:
+            raise BadSetting("this remote takes torrents and magnet links, and no other URLs")
+        return self.torrents().check_url(parsed, job.cancelled)
 
 
 def _place(site: Site) -> str:

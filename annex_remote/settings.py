@@ -70,7 +70,12 @@ SETTINGS = (
     ),
     Setting("torrents", "no: leave torrents and magnet links to others", "yes", fixed=False),
     Setting("transport", "foreground, background (gives way to all other traffic), or auto", "auto", fixed=False),
-    Setting("listen", "ADDRESS:PORT where peers may connect to, separated by blanks; or none", "any, any port", fixed=False),
+    Setting(
+        "listen",
+        "ADDRESS:PORT where peers may connect to, separated by blanks; or none",
+        "any, any port",
+        fixed=False,
+    ),
     Setting("dht", "yes, no, or HOST:PORT of nodes to begin with, separated by blanks", "yes", fixed=False),
     Setting("webseeds", "URLs of web servers that also have the files of torrents", "none", fixed=False),
     Setting(

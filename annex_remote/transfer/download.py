@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from blake3 import blake3
 
@@ -27,17 +28,38 @@ from annex_remote.transfer.presence import GRACE, Look, Sighting, best_first
 from annex_remote.transfer.sites import Clock, Notes, Site, explain, shares
 from annex_remote.transfer.trace import Trace
 
-__all__ = ["Download"]
+__all__ = ["Aside", "Download"]
 
 LATE = 5.0
 """Seconds after which a store that has still not answered is reported."""
+
+
+class Aside(Protocol):
+    """Another source of an object's content, which works from the end while shares bring it from the front."""
+
+    def take_over(self) -> None:
+        """Wait until the other one writes nothing into the file any more; raises `Cancelled` if it is whole."""
+
+    def has(self, start: int, end: int) -> bool:
+        """True if the other one has the bytes from `start` to `end`. Asked all the time."""
+
+    def take(self, start: int, end: int) -> bytes | None:
+        """Return these bytes, proved, or None if they are not there after all."""
+
+    def offer(self, start: int, data: bytes | memoryview) -> None:
+        """Give the other one bytes that shares brought."""
+
+    @property
+    def beyond(self) -> int:
+        """How many bytes it has behind those that it was asked for last."""
 
 
 @dataclass
 class Download:
     """One object to fetch; `run` does it. `progress` gets the bytes that are in the file, proved.
 
-    `book` knows how the stores have answered so far, and learns from this; `trace` gets what happens.
+    `book` knows how the stores have answered so far, and learns from this; `trace` gets what happens. With
+    `aside`, only what that one has not is fetched.
     """
 
     annex_key: str
@@ -54,6 +76,7 @@ class Download:
     clock: Clock = time.monotonic
     book: Book = field(default_factory=Book)
     trace: Trace = field(default_factory=Trace)
+    aside: Aside | None = None
     damaged: dict[int, str] = field(default_factory=dict, init=False)
     """Shares that were seen to be damaged, by number, and how."""
 
@@ -101,6 +124,8 @@ class Download:
             raise self._not_enough(look.sighting)
         if group[0].header.layout.segments > 1:
             look.ask_rest()
+        if self.aside is not None:
+            self.aside.take_over()
         try:
             _Writing(self, group, look).run()
         except NotEnough as error:
@@ -147,6 +172,7 @@ class _Writing:
     def __init__(self, download: Download, group: Sequence[OpenShare], look: Look) -> None:
         self._download = download
         self._trace = download.trace
+        self._aside = download.aside
         self._header = group[0].header
         self._layout = self._header.layout
         keys = ObjectKeys(download.read_secret, download.annex_key, self._header.cipher)
@@ -159,6 +185,7 @@ class _Writing:
         try:
             if not self._go_on(descriptor):
                 self._trace.resumed = 0
+                self._aside = None  # what it brought was not the object's
                 if not self._write_from(descriptor, 0, self._hasher()):
                     raise Damaged("the shares decode to other content than their signed header says")
         finally:
@@ -215,16 +242,47 @@ class _Writing:
         begin = first + (there is not None)
         os.ftruncate(descriptor, min(os.fstat(descriptor).st_size, begin * SEGMENT_SIZE, layout.size))
         os.lseek(descriptor, 0, os.SEEK_END)
-        for index, (nonce, data) in enumerate(self._fetch.segments(first), first):
-            if index < begin and nonce != there:
-                return False
-            hasher.update(nonce)
-            if index < begin:
+        index, unreadable = first, -1
+        while index < layout.segments:
+            is_aside = index >= begin and index != unreadable and self._is_aside(index)
+            taken = self._take_aside(index) if is_aside else None
+            if taken is not None:
+                hasher.update(self._codec.keys.nonce(index, layout.is_last(index), taken))
+                self._append(descriptor, index, taken)
+                index += 1
                 continue
-            view = memoryview(data)
-            while view:
-                view = view[os.write(descriptor, view) :]
-            done = index * SEGMENT_SIZE + len(data)
-            self._trace.wrote(done)
-            self._download.progress(done)
+            if is_aside:
+                unreadable = index
+            for nonce, data in self._fetch.segments(index, self._until_aside(unreadable)):
+                if index < begin and nonce != there:
+                    return False
+                hasher.update(nonce)
+                if index >= begin:
+                    self._append(descriptor, index, data)
+                    if self._aside is not None:
+                        self._aside.offer(index * SEGMENT_SIZE, data)
+                index += 1
         return bool(hasher.digest() == self._header.content_id)
+
+    def _append(self, descriptor: int, index: int, data: bytes | memoryview) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        done = index * SEGMENT_SIZE + len(data)
+        self._trace.wrote(done)
+        self._download.progress(done + (self._aside.beyond if self._aside is not None else 0))
+
+    def _is_aside(self, index: int) -> bool:
+        start = index * SEGMENT_SIZE
+        return self._aside is not None and self._aside.has(start, start + self._layout.plain_length(index))
+
+    def _take_aside(self, index: int) -> bytes | None:
+        start = index * SEGMENT_SIZE
+        assert self._aside is not None
+        return self._aside.take(start, start + self._layout.plain_length(index))
+
+    def _until_aside(self, unreadable: int) -> Callable[[int], bool] | None:
+        """Return what tells whether a segment need not be fetched; that one has to be, whatever is said of it."""
+        if self._aside is None:
+            return None
+        return lambda index: index != unreadable and self._is_aside(index)

@@ -106,10 +106,11 @@ class Fetch(Generic[T]):
         """Processor time, and the time, when it was last seen how busy this program is."""
         self._trace.size, self._trace.needed = self._layout.size, self._layout.needed
 
-    def segments(self, first: int = 0) -> Iterator[T]:
+    def segments(self, first: int = 0, until: Callable[[int], bool] | None = None) -> Iterator[T]:
         """Yield what is made of all segments from `first` on; what was under way before is given up.
 
-        Raises `NotEnough`, `Cancelled`, and what `make` raises.
+        With `until`, the last one is that before the first for which it is true; it is asked all the time. Raises
+        `NotEnough`, `Cancelled`, and what `make` raises.
         """
         with self._lock:
             self._forget()
@@ -123,7 +124,10 @@ class Fetch(Generic[T]):
             )
             self._plan_at = 0.0
         for index in range(first, self._layout.segments):
-            yield self._next(index)
+            made = self._next(index, until)
+            if made is None:
+                return
+            yield made
 
     def close(self) -> None:
         """Wait for nothing any more, and note what is wrong with shares.
@@ -149,9 +153,11 @@ class Fetch(Generic[T]):
 
     # On the thread that takes the segments.
 
-    def _next(self, index: int) -> T:
-        """Return what is made of segment `index`, keeping others under way meanwhile."""
+    def _next(self, index: int, until: Callable[[int], bool] | None) -> T | None:
+        """Return what is made of segment `index`, keeping others under way meanwhile; None if it is not wanted."""
         while True:
+            if until is not None and until(index):
+                return None
             with self._lock:
                 if self._failure is not None:
                     raise self._failure

@@ -1,0 +1,462 @@
+"""Fetching a key from torrents: proved pieces in, written in order at the end of a file that only grows.
+
+git-annex hashes a file while it grows (see `transfer.download`), so nothing is written out of order here either.
+Pieces come in any order; libtorrent keeps them in a folder of its own until it is their turn.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+
+from annex_remote.errors import Cancelled, Damaged, NotEnough, SwarmError
+from annex_remote.torrents.metainfo import Metainfo, TorrentFile
+from annex_remote.torrents.torrent import Torrent
+from annex_remote.torrents.wanting import backward, forward
+
+__all__ = ["Gathering", "Part"]
+
+PULSE = 0.1
+"""Seconds between looks at whether anybody has called it off, while nothing happens."""
+
+PLAN_EVERY = 0.2
+"""Seconds between two decisions on what to ask peers for."""
+
+AHEAD = 32 << 20
+"""Bytes that are read back from the disk before it is their turn."""
+
+Clock = Callable[[], float]
+
+
+@dataclass(eq=False)
+class Part:
+    """A torrent that has the content of a key, and which of its files that is."""
+
+    torrent: Torrent
+    file: TorrentFile
+
+    @property
+    def metainfo(self) -> Metainfo:
+        return self.torrent.metainfo
+
+    @cached_property
+    def span(self) -> range:
+        return self.metainfo.span(self.file)
+
+    def piece_at(self, position: int) -> int:
+        return (self.file.offset + position) // self.metainfo.piece_length
+
+    def bounds(self, piece: int) -> tuple[int, int]:
+        """Return from where to where in the file the bytes of a piece are."""
+        start = piece * self.metainfo.piece_length - self.file.offset
+        return max(0, start), min(self.file.size, start + self.metainfo.piece_length)
+
+    def is_inside(self, piece: int) -> bool:
+        """True if a piece is proved by this file's bytes alone."""
+        start = piece * self.metainfo.piece_length - self.file.offset
+        if start < 0:
+            return False
+        return self.metainfo.v2 is not None or start + self.metainfo.piece_size(piece) <= self.file.size
+
+    def cut(self, piece: int, data: bytes) -> memoryview:
+        """Return those of a piece's bytes that are of the file."""
+        start, end = self.bounds(piece)
+        skip = start + self.file.offset - piece * self.metainfo.piece_length
+        return memoryview(data)[skip : skip + end - start]
+
+    def has(self, start: int, end: int) -> bool:
+        """True if the torrent has all bytes of the file from `start` to `end`."""
+        return all(self.torrent.has(piece) for piece in range(self.piece_at(start), self.piece_at(end - 1) + 1))
+
+    def read(self, start: int, end: int) -> bytes:
+        """Return bytes that are there; raises `SwarmError` if they cannot be read after all."""
+        pieces = range(self.piece_at(start), self.piece_at(end - 1) + 1)
+        for piece in pieces:
+            self.torrent.begin_read(piece)
+        whole = b"".join(
+            self.cut(piece, data) for piece, data in zip(pieces, _all_read(self.torrent, pieces), strict=True)
+        )
+        first = self.bounds(pieces[0])[0]
+        return whole[start - first : end - first]
+
+
+class Gathering:
+    """Gets one key's content, of `size` bytes, out of torrents, into the file at `path`.
+
+    Torrents may be added while it is under way. `progress` gets the proved bytes that are there, in the file or
+    beside it. `timeout` is in seconds without a byte from any torrent.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        timeout: float,
+        progress: Callable[[int], None],
+        cancelled: threading.Event,
+        changed: threading.Condition,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._path = path
+        self._timeout = timeout
+        self._progress = progress
+        self._cancelled = cancelled
+        self._changed = changed
+        self._clock = clock
+        self._parts: list[Part] = []
+        self._expected = 0
+        self._began = clock()
+        self._planned = 0.0
+        self._position = 0
+        self._stop = False
+        """True if somebody else is to write now."""
+        self._running = False
+        self.failures: list[str] = []
+        """What came of torrents that cannot be used, in words."""
+        self.wrong: list[str] = []
+        """Torrents that have other content than shares do, in words."""
+        self._offerings: dict[Part, _Offering] = {}
+        self._over = False
+
+    # What others say.
+
+    def expect(self, count: int) -> None:
+        """Say that so many torrents may still be added; each is followed by `add` or `cannot`."""
+        with self._changed:
+            self._expected += count
+
+    def add(self, part: Part) -> bool:
+        """Take in a torrent; False if it is not needed any more."""
+        with self._changed:
+            self._expected -= 1
+            if self._over:
+                return False
+            self._parts.append(part)
+            self._planned = 0.0
+            self._began = self._clock()
+            self._changed.notify_all()
+            return True
+
+    def cannot(self, text: str) -> None:
+        with self._changed:
+            self._expected -= 1
+            self.failures.append(text)
+            self._changed.notify_all()
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        return self._parts
+
+    @property
+    def is_hopeless(self) -> bool:
+        """True if no torrent is there, and none is expected."""
+        return not self._parts and self._expected <= 0
+
+    # Alone.
+
+    def run(self) -> bool:
+        """Write the file, going on from what is there; False if somebody else has taken over meanwhile.
+
+        Raises `NotEnough` when nothing came for `timeout` seconds, saying what was tried.
+        """
+        with self._changed:
+            if self._stop:
+                return False
+            self._running = True
+        done = False
+        try:
+            done = self._run()
+            return done
+        finally:
+            with self._changed:
+                self._running = False
+                self._over = done
+                self._changed.notify_all()
+
+    def _run(self) -> bool:
+        while not self._parts:
+            if not self._wait():
+                return False
+            if self.is_hopeless:
+                raise NotEnough("; ".join(self.failures) or "no torrent has it")
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            part = self._parts[0]
+            self._position = _proved(part, descriptor, self._progress)
+            os.ftruncate(descriptor, self._position)
+            os.lseek(descriptor, self._position, os.SEEK_SET)
+            return self._write(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _write(self, descriptor: int) -> bool:
+        size = self._parts[0].file.size
+        while self._position < size:
+            self._plan(forward)
+            part = self._has_next()
+            if part is None:
+                if not self._wait():
+                    return False
+                continue
+            for data in self._flow(part):
+                view = data
+                while view:
+                    view = view[os.write(descriptor, view) :]
+                self._position += len(data)
+                self._progress(self._position + self._beyond())
+                self._plan(forward)
+                if self._stop or self._cancelled.is_set():
+                    break
+            if self._stop:
+                return False
+        self._progress(size)
+        return True
+
+    def _flow(self, part: Part) -> Iterator[memoryview]:
+        """Yield bytes from the position on, as long as `part` has them; reads ahead."""
+        begun: deque[int] = deque()
+        torrent = part.torrent
+        piece = part.piece_at(self._position)
+        most = max(2, AHEAD // part.metainfo.piece_length)
+        try:
+            while True:
+                while len(begun) < most and piece < part.span.stop and torrent.has(piece):
+                    torrent.begin_read(piece)
+                    begun.append(piece)
+                    piece += 1
+                if not begun:
+                    return
+                reading = begun.popleft()
+                try:
+                    data = torrent.read(reading)
+                except SwarmError:
+                    torrent.check()
+                    return  # it is looked for again
+                start, _ = part.bounds(reading)
+                yield part.cut(reading, data)[self._position - start :]
+        finally:
+            for reading in begun:
+                with suppress(SwarmError):
+                    torrent.read(reading)
+
+    def _has_next(self) -> Part | None:
+        for part in self._parts:
+            if part.torrent.has(part.piece_at(self._position)):
+                return part
+        return None
+
+    def _wait(self) -> bool:
+        """Wait until something has happened; False if somebody else is to write.
+
+        Raises `Cancelled`, and `NotEnough` when nothing has come for too long.
+        """
+        if self._cancelled.is_set():
+            raise Cancelled("the download was called off")
+        with self._changed:
+            if self._stop:
+                return False
+            self._changed.wait(PULSE)
+        self.check()
+        return not self._stop
+
+    def check(self) -> None:
+        """Raise `NotEnough` if nothing has come from any torrent for too long, or all have failed."""
+        failed = []
+        for part in self._parts:
+            try:
+                part.torrent.check()
+            except SwarmError as error:
+                failed.append(str(error))
+        if failed and len(failed) == len(self._parts):
+            raise NotEnough("; ".join([*failed, *self.failures]))
+        if not self._parts:
+            return
+        moved = max(self._began, *(part.torrent.moved for part in self._parts))
+        if self._clock() - moved > self._timeout and self._expected <= 0:
+            tried = [f"torrent {part.metainfo.name}: {part.torrent.tried.in_words()}" for part in self._parts]
+            raise NotEnough(
+                f"nothing came from peers for {self._timeout:g} seconds; {'; '.join(tried + self.failures)}"
+            )
+
+    def _plan(self, order: Callable[[Sequence[int], Callable[[int], bool], int], dict[int, int]]) -> None:
+        """Say what is wanted, if that was not done just now.
+
+        The first torrent goes from the front, or from the end if the front comes from elsewhere. Each other one
+        goes backward, from another place, so that they meet.
+        """
+        now = self._clock()
+        if now - self._planned < PLAN_EVERY:
+            return
+        self._planned = now
+        count = len(self._parts)
+        for index, part in enumerate(self._parts):
+            first = part.piece_at(self._position) if self._position < part.file.size else part.span.stop
+            pieces = range(first, part.span.stop)
+            if index == 0 or not pieces:
+                wanted = order(pieces, self._anywhere(part), part.metainfo.piece_length)
+            else:
+                cut = first + len(pieces) * (count - index) // count + 1
+                turned = [*range(cut, part.span.stop), *range(first, cut)]
+                wanted = backward(turned, self._anywhere(part), part.metainfo.piece_length)
+            part.torrent.want(self, wanted)
+
+    def _anywhere(self, part: Part) -> Callable[[int], bool]:
+        """Return what tells whether any torrent has the bytes of a piece of `part`."""
+        others = [other for other in self._parts if other is not part]
+
+        def has(piece: int) -> bool:
+            if part.torrent.has(piece):
+                return True
+            start, end = part.bounds(piece)
+            return any(other.has(start, end) for other in others)
+
+        return has
+
+    def _beyond(self) -> int:
+        """Return the bytes behind the position that are there already."""
+        part = self._parts[0]
+        first = part.piece_at(self._position) if self._position < part.file.size else part.span.stop
+        if first >= part.span.stop:
+            return 0
+        count = part.torrent.count(first, part.span.stop)
+        return min(count * part.metainfo.piece_length, part.file.size - self._position)
+
+    # Beside shares that come from the front (`transfer.download.Aside`).
+
+    def take_over(self) -> None:
+        """Stop writing: somebody else goes on from what is in the file. Returns when that is so.
+
+        Raises `Cancelled` if the file is whole already, or this was called off.
+        """
+        with self._changed:
+            self._stop = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._running)
+            if self._over or self._cancelled.is_set():
+                raise Cancelled("the file is there already")
+
+    def give_back(self) -> None:
+        """Let `run` write again."""
+        with self._changed:
+            self._stop = False
+            self._began = self._clock()
+            self._planned = 0.0
+
+    def end(self) -> list[Part]:
+        """Return the torrents that took part; none is taken in any more."""
+        with self._changed:
+            self._over = True
+            for part in self._parts:
+                part.torrent.want(self, {})
+            return list(self._parts)
+
+    def has(self, start: int, end: int) -> bool:
+        """True if the bytes from `start` to `end` are there; also decides what to ask peers for next."""
+        self._position = start
+        if not self._parts:
+            return False
+        self._plan(backward)
+        return any(part.has(start, end) for part in self._parts)
+
+    def take(self, start: int, end: int) -> bytes | None:
+        """Return proved bytes of the content, None if they are not there."""
+        for part in self._parts:
+            if part.has(start, end):
+                with suppress(SwarmError):
+                    return part.read(start, end)
+        return None
+
+    def offer(self, start: int, data: bytes | memoryview) -> None:
+        """Take in proved bytes that came from shares, in order.
+
+        A torrent that says that they are others is given up.
+        """
+        for part in list(self._parts):
+            try:
+                self._offerings.setdefault(part, _Offering(part)).take(start, data)
+            except Damaged as error:
+                self.wrong.append(str(error))
+                self._parts.remove(part)
+
+    @property
+    def beyond(self) -> int:
+        """Bytes that are there behind those that were asked for last."""
+        return self._beyond() if self._parts else 0
+
+
+def _all_read(torrent: Torrent, pieces: Iterable[int]) -> Iterator[bytes]:
+    """Yield pieces that were begun to be read; all are taken, whatever happens."""
+    error: SwarmError | None = None
+    for piece in pieces:
+        try:
+            data = torrent.read(piece)
+        except SwarmError as raised:
+            error = raised
+        else:
+            if error is None:
+                yield data
+    if error is not None:
+        raise error
+
+
+def _proved(part: Part, descriptor: int, progress: Callable[[int], None]) -> int:
+    """Return how many bytes at the beginning of the file are the torrent's.
+
+    A piece that has bytes of the file before as well is proved by nothing that is here; it counts with the next
+    one.
+    """
+    size = min(os.fstat(descriptor).st_size, part.file.size)
+    proved = 0
+    for piece in part.span:
+        start, end = part.bounds(piece)
+        if end > size:
+            break
+        if part.is_inside(piece):
+            try:
+                if not part.metainfo.proves(piece, os.pread(descriptor, end - start, start)):
+                    break
+            except ValueError:  # no hash is known
+                break
+            proved = end
+            progress(proved)
+    return proved
+
+
+class _Offering:
+    """Makes pieces for one torrent of bytes that come from elsewhere, in order."""
+
+    def __init__(self, part: Part) -> None:
+        self._part = part
+        self._at = 0
+        """Where in the file the kept bytes begin."""
+        self._kept = bytearray()
+
+    def take(self, start: int, data: bytes | memoryview) -> None:
+        """Take in bytes; raises `Damaged` if the torrent says that they are others."""
+        if start != self._at + len(self._kept):
+            self._at, self._kept = start, bytearray()
+        self._kept += data
+        while self._kept:
+            piece = self._part.piece_at(self._at)
+            begin, end = self._part.bounds(piece)
+            length = min(end - self._at, len(self._kept))
+            if self._at == begin and self._at + length < end:
+                return  # the rest is still to come
+            if self._at == begin and self._part.is_inside(piece):
+                self._give(piece, bytes(self._kept[:length]))
+            del self._kept[:length]
+            self._at += length
+
+    def _give(self, piece: int, data: bytes) -> None:
+        torrent, metainfo = self._part.torrent, self._part.metainfo
+        if torrent.has(piece):
+            return
+        if metainfo.has_layers and not metainfo.proves(piece, data):
+            raise Damaged(f"the torrent {metainfo.name} has other content than the shares")
+        torrent.offer(piece, data + bytes(metainfo.piece_size(piece) - len(data)))

@@ -1,0 +1,483 @@
+"""The process's one libtorrent session.
+
+It runs while somebody needs it, on one thread that takes libtorrent's alerts and tells the torrents what happened.
+An alert is dead as soon as the next ones are taken: what is of use is copied out at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from annex_remote.errors import Cancelled, SwarmError, Unavailable
+from annex_remote.torrents import library
+from annex_remote.torrents.addresses import Allowed
+from annex_remote.torrents.metainfo import Metainfo, from_info
+from annex_remote.torrents.settings import Endpoint, TorrentSettings
+from annex_remote.torrents.torrent import Torrent, Tried
+from annex_remote.torrents.urls import Magnet
+from annex_remote.torrents.work import WorkFolder, sweep
+from annex_remote.workers import workers
+
+__all__ = ["Extra", "Rate", "Rules", "Session"]
+
+log = logging.getLogger(__name__)
+
+LINGER = 5.0
+"""Seconds for which a torrent that nobody wants anything of stays: the next key may be of the same one."""
+
+SAVE_EVERY = 1.0
+"""Seconds between two times that it is noted what is there; that much is fetched again after a kill."""
+
+LOOK = 0.5
+"""Seconds between looks at figures that no alert tells."""
+
+LONELY = 10.0
+"""Seconds without any peer after which µTP is tried as well, where TCP is preferred."""
+
+END = 3.0
+"""Seconds that noting what is there may take in the end."""
+
+Rate = Callable[[], float | None]
+"""Bytes a second that hold now, None for no limit."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What holds for a session."""
+
+    settings: TorrentSettings
+    allowed: Allowed
+    background: bool = False
+    down: Rate = lambda: None
+    up: Rate = lambda: None
+
+
+@dataclass(frozen=True)
+class Extra:
+    """Where a torrent can be had, beside what its metainfo says; the first trackers are asked first."""
+
+    trackers: tuple[str, ...] = ()
+    web_seeds: tuple[str, ...] = ()
+    peers: tuple[Endpoint, ...] = ()
+
+
+@dataclass(eq=False)
+class _Joined:
+    """A torrent in the session. `users` want something of it; nobody is left at `idle`."""
+
+    torrent: Torrent
+    handle: Any
+    folder: WorkFolder | None
+    users: int = 1
+    idle: float = 0.0
+    unsaved: bool = False
+    saving: float = 0.0
+    """When it was last asked for what is to be noted; 0 if that has come."""
+    saved: float = 0.0
+    seeds_until: float = 0.0
+    seeds_to: float = 0.0
+    """Bytes that are to be given back, altogether."""
+    failed: bool = False
+    """True if one of those who wanted something did not get it: what is there stays."""
+    done: set[int] = field(default_factory=set)
+    """Pieces of what was got."""
+
+
+@dataclass(eq=False)
+class _Seeking:
+    """A magnet whose metadata is looked for."""
+
+    magnet: Magnet
+    handle: Any
+    tried: Tried
+    found: Metainfo | None = None
+    error: SwarmError | None = None
+    users: int = 1
+
+
+class Session:
+    """Thread safe. `folder` is where torrents are fetched into; it is made when it is needed."""
+
+    def __init__(self, folder: str, rules: Rules, clock: Callable[[], float] = time.monotonic) -> None:
+        self._folder = os.path.abspath(folder)
+        self._rules = rules
+        self._clock = clock
+        self.changed = threading.Condition(threading.RLock())
+        """Notified whenever anything has happened."""
+        self._session: Any = None
+        self._joined: dict[str, _Joined] = {}
+        self._seeking: dict[str, _Seeking] = {}
+        self._met: dict[str, list[Endpoint]] = {}
+        """Peers that were met while a magnet's metadata was fetched, by the torrent's id."""
+        self._looked = 0.0
+        self._rates: tuple[int, int] = (0, 0)
+        self._utp = rules.background
+        self._ended = threading.Event()
+
+    # For who wants something of a torrent.
+
+    def join(self, metainfo: Metainfo, extra: Extra = Extra(), *, in_place: Sequence[str | None] = ()) -> Torrent:
+        """Return the torrent, shared with all others who want something of it; every call is followed by `leave`.
+
+        With `in_place`, the paths of its files (None for those that are not here), it is served from there, and
+        nothing is ever fetched or written. Raises `Unavailable`, `Damaged`, and `BadSetting` where there is no
+        libtorrent.
+        """
+        with self.changed:
+            joined = self._joined.get(metainfo.id)
+            if joined is not None:
+                joined.users += 1
+                self._add_sources(joined.handle, extra)
+                return joined.torrent
+            session = self._running()
+            folder = None if in_place else WorkFolder.claim(self._folder, metainfo.id)
+            torrent = Torrent(metainfo, self.changed, self._clock)
+            try:
+                params = self._params(metainfo, extra, folder, in_place)
+                handle = session.add_torrent(params)
+            except BaseException:
+                if folder is not None:
+                    folder.release(remove=False)
+                raise
+            self._joined[metainfo.id] = _Joined(torrent, handle, folder)
+            torrent.tried.dht = self._dht_in_words(metainfo)
+            torrent.attach(_Handle(handle))
+            self._add_sources(handle, extra)
+            return torrent
+
+    def leave(self, torrent: Torrent, done: Sequence[int] | None) -> None:
+        """Want nothing of `torrent` any more; `done` are the pieces that were got, None if that failed."""
+        with self.changed:
+            joined = self._joined.get(torrent.metainfo.id)
+            if joined is None or joined.torrent is not torrent:
+                return
+            now = self._clock()
+            joined.users -= 1
+            joined.idle = now
+            if done is None:
+                joined.failed = True
+                return
+            joined.done.update(done)
+            settings = self._rules.settings
+            if settings.seed_time:
+                joined.seeds_until = max(joined.seeds_until, now + settings.seed_time)
+            if settings.seed_ratio:
+                joined.seeds_to = settings.seed_ratio * len(joined.done) * torrent.metainfo.piece_length
+
+    def metadata(
+        self, magnet: Magnet, extra: Extra, *, timeout: float, cancelled: threading.Event, user: str = "magnet"
+    ) -> Metainfo:
+        """Return what peers have of a magnet's metadata; raises `Unavailable` after `timeout` seconds without."""
+        name = (magnet.v1 or magnet.v2 or b"").hex()
+        until = self._clock() + timeout
+        with self.changed:
+            seeking = self._seeking.get(name)
+            if seeking is None:
+                seeking = self._seek(name, magnet, extra)
+            else:
+                seeking.users += 1
+                self._add_sources(seeking.handle, extra)
+            try:
+                while seeking.found is None and seeking.error is None:
+                    if cancelled.is_set():
+                        raise Cancelled("looking for a magnet's metadata was called off")
+                    if self._clock() >= until:
+                        self._look(self._clock())
+                        raise Unavailable(
+                            f"nobody had the metadata of the {user} within {timeout:g} seconds: "
+                            f"{seeking.tried.in_words()}; a private torrent cannot be had by its magnet, only by "
+                            "its .torrent file"
+                        )
+                    self.changed.wait(min(0.1, max(0.0, until - self._clock())))
+            finally:
+                seeking.users -= 1
+                if not seeking.users:
+                    self._stop_seeking(name, seeking)
+        if seeking.error is not None:
+            raise seeking.error
+        assert seeking.found is not None
+        return seeking.found
+
+    def port(self) -> int:
+        """Return the port that peers can connect to, 0 for none."""
+        with self.changed:
+            return int(self._session.listen_port()) if self._session is not None else 0
+
+    def close(self) -> None:
+        """End the session, after what is there of torrents has been noted: in a few seconds at most."""
+        with self.changed:
+            if self._session is None:
+                return
+            until = self._clock() + END
+            for joined in self._joined.values():
+                joined.saving = 0.0
+                self._save(joined, self._clock())
+            while any(joined.saving for joined in self._joined.values()) and self._clock() < until:
+                self.changed.wait(0.1)
+            for joined in list(self._joined.values()):
+                self._remove(joined)
+            self._end()
+        self._ended.wait(END)
+
+    # The session.
+
+    def _running(self) -> Any:
+        """Return libtorrent's session, started if it was not."""
+        if self._session is None:
+            os.makedirs(self._folder, mode=0o700, exist_ok=True)
+            sweep(self._folder)
+            rules = self._rules
+            session = library.start_session(rules.settings, rules.allowed, background=rules.background)
+            self._session = session
+            self._rates, self._utp = (0, 0), self._rules.background
+            self._keep_rates()
+            self._ended.clear()
+            workers.start(lambda: self._serve(session))
+        return self._session
+
+    def _dht_in_words(self, metainfo: Metainfo | None = None) -> str:
+        if metainfo is not None and metainfo.private:
+            return "it is private, so only its trackers were asked"
+        return "the DHT and the local network were asked as well" if self._rules.settings.dht else "the DHT is off"
+
+    def _params(
+        self, metainfo: Metainfo, extra: Extra, folder: WorkFolder | None, in_place: Sequence[str | None]
+    ) -> Any:
+        params = library.torrent_params(metainfo, folder.resume_data() if folder is not None else None)
+        library.dress(params, metainfo, folder.path if folder is not None else None, in_place)
+        trackers = [*extra.trackers, *(url for tier in metainfo.trackers for url in tier)]
+        params.trackers = list(dict.fromkeys(trackers))
+        params.tracker_tiers = list(range(len(params.trackers)))
+        params.url_seeds = list(dict.fromkeys([*metainfo.web_seeds, *extra.web_seeds]))
+        met = self._met.pop(metainfo.id, [])
+        params.peers = [] if metainfo.private else self._permitted([*extra.peers, *met])
+        return params
+
+    def _permitted(self, peers: Sequence[Endpoint]) -> list[Endpoint]:
+        return [(host, port) for host, port in peers if self._rules.allowed.permits(host, port)]
+
+    def _add_sources(self, handle: Any, extra: Extra) -> None:
+        for tier, url in enumerate(extra.trackers):
+            handle.add_tracker({"url": url, "tier": tier})
+        for url in extra.web_seeds:
+            handle.add_url_seed(url)
+        for peer in self._permitted(extra.peers):
+            handle.connect_peer(peer)
+
+    def _seek(self, name: str, magnet: Magnet, extra: Extra) -> _Seeking:
+        session = self._running()
+        params = library.magnet_params(magnet)
+        params.trackers = list(dict.fromkeys([*extra.trackers, *magnet.trackers]))
+        params.tracker_tiers = list(range(len(params.trackers)))
+        params.peers = self._permitted([*magnet.peers, *extra.peers])
+        seeking = _Seeking(magnet, session.add_torrent(params), Tried(dht=self._dht_in_words()))
+        self._seeking[name] = seeking
+        self._add_sources(seeking.handle, Extra(peers=(*magnet.peers, *extra.peers)))
+        return seeking
+
+    def _stop_seeking(self, name: str, seeking: _Seeking) -> None:
+        if self._seeking.get(name) is not seeking:
+            return
+        del self._seeking[name]
+        if self._session is not None:
+            if seeking.found is not None:
+                self._met[seeking.found.id] = [peer.ip for peer in seeking.handle.get_peer_info()][:50]
+            self._session.remove_torrent(seeking.handle)
+
+    # On the thread that takes the alerts.
+
+    def _serve(self, session: Any) -> None:
+        idle = self._clock()
+        while True:
+            session.wait_for_alert(100)
+            alerts = session.pop_alerts()
+            with self.changed:
+                if self._session is not session:
+                    break
+                for alert in alerts:
+                    try:
+                        self._take(alert)
+                    except Exception:  # one alert must not end them all
+                        log.exception("an alert of libtorrent's")
+                now = self._clock()
+                if now - self._looked >= LOOK:
+                    self._look(now)
+                    self._keep_rates()
+                if alerts:
+                    self.changed.notify_all()
+                if self._joined or self._seeking:
+                    idle = now
+                elif now - idle > LINGER:
+                    self._end()
+                    break
+            del alerts
+        del session  # libtorrent waits here until its threads have ended
+        self._ended.set()
+
+    def _end(self) -> None:
+        self._session = None
+
+    def _take(self, alert: Any) -> None:
+        take = _TAKERS.get(type(alert).__name__)
+        if take is None:
+            return
+        handle = alert.handle
+        for joined in self._joined.values():
+            if joined.handle == handle:
+                take(self, joined, alert)
+                return
+        for seeking in self._seeking.values():
+            if seeking.handle == handle:
+                take(self, seeking, alert)
+                return
+
+    def _piece_finished(self, joined: _Joined, alert: Any) -> None:
+        joined.torrent.finished(alert.piece_index)
+        joined.unsaved = True
+
+    def _hash_failed(self, joined: _Joined, alert: Any) -> None:
+        joined.torrent.lost(alert.piece_index)
+
+    def _read_piece(self, joined: _Joined, alert: Any) -> None:
+        buffer = alert.buffer
+        if buffer is None or alert.error.value():
+            said = alert.error.message()
+            joined.torrent.was_read(alert.piece, Unavailable(f"a piece could not be read back: {said}"))
+        else:
+            joined.torrent.was_read(alert.piece, bytes(buffer))
+
+    def _file_error(self, joined: _Joined, alert: Any) -> None:
+        joined.torrent.failed(
+            f"{alert.filename() if callable(alert.filename) else alert.filename}: {alert.error.message()}"
+        )
+
+    def _torrent_error(self, joined: _Joined, alert: Any) -> None:
+        joined.torrent.failed(f"{joined.torrent.metainfo.name}: {alert.error.message()}")
+
+    def _saved(self, joined: _Joined, alert: Any) -> None:
+        data = library.resume_data_of(alert.params)
+        if joined.folder is not None:
+            joined.folder.keep(data)
+        joined.saving, joined.saved = 0.0, self._clock()
+
+    def _not_saved(self, joined: _Joined, alert: Any) -> None:
+        joined.saving = 0.0
+
+    def _metadata(self, seeking: _Seeking, alert: Any) -> None:
+        info = bytes(seeking.handle.torrent_file().info_section())
+        try:
+            seeking.found = from_info(info, seeking.magnet)
+        except SwarmError as error:
+            seeking.error = error
+
+    def _tracker_error(self, of: _Joined | _Seeking, alert: Any) -> None:
+        said = alert.failure_reason() or alert.error.message()
+        _tried(of).trackers[alert.tracker_url()] = " ".join(said.split())[:200]
+
+    def _tracker_reply(self, of: _Joined | _Seeking, alert: Any) -> None:
+        peers = alert.num_peers
+        _tried(of).trackers[alert.tracker_url()] = f"told of {peers} {'peer' if peers == 1 else 'peers'}"
+
+    def _tracker_announce(self, of: _Joined | _Seeking, alert: Any) -> None:
+        _tried(of).trackers.setdefault(alert.tracker_url(), "has not answered")
+
+    def _url_seed(self, joined: _Joined, alert: Any) -> None:
+        said = alert.error_message() or alert.error.message()
+        joined.torrent.tried.web_seeds[alert.server_url()] = " ".join(said.split())[:200]
+
+    # From time to time.
+
+    def _look(self, now: float) -> None:
+        self._looked = now
+        lonely = False
+        for joined in list(self._joined.values()):
+            status = joined.handle.status()
+            _see_peers(joined.torrent.tried, status)
+            joined.torrent.came(status.total_payload_download, status.total_payload_upload)
+            lonely |= bool(joined.users) and not status.num_peers and now - joined.torrent.moved > LONELY
+            if joined.unsaved and not joined.saving and now - joined.saved >= SAVE_EVERY:
+                self._save(joined, now)
+            if not joined.users and self._is_over(joined, now) and not joined.saving:
+                self._remove(joined)
+        for seeking in self._seeking.values():
+            _see_peers(seeking.tried, seeking.handle.status())
+        if lonely and not self._utp:
+            self._utp = True
+            self._session.apply_settings({"enable_outgoing_utp": True})
+
+    def _is_over(self, joined: _Joined, now: float) -> bool:
+        if now < joined.seeds_until or joined.torrent.uploaded < joined.seeds_to:
+            return False
+        return now - joined.idle > LINGER
+
+    def _save(self, joined: _Joined, now: float) -> None:
+        if joined.folder is not None and joined.unsaved:
+            joined.unsaved, joined.saving = False, now
+            joined.handle.save_resume_data(library.libtorrent().save_resume_flags_t.save_info_dict)
+
+    def _remove(self, joined: _Joined) -> None:
+        torrent = joined.torrent
+        del self._joined[torrent.metainfo.id]
+        torrent.detach()
+        self._session.remove_torrent(joined.handle)
+        if joined.folder is not None:
+            # What somebody else left there half-way is not to be lost with what is done.
+            rest = any(torrent.has(piece) for piece in range(torrent.metainfo.pieces) if piece not in joined.done)
+            joined.folder.release(remove=not joined.users and not joined.failed and not rest)
+
+    def _keep_rates(self) -> None:
+        rates = (int(self._rules.down() or 0), int(self._rules.up() or 0))
+        if rates != self._rates:
+            self._rates = rates
+            self._session.apply_settings({"download_rate_limit": rates[0], "upload_rate_limit": rates[1]})
+
+
+_TAKERS: dict[str, Callable[[Session, Any, Any], None]] = {
+    "piece_finished_alert": Session._piece_finished,
+    "hash_failed_alert": Session._hash_failed,
+    "read_piece_alert": Session._read_piece,
+    "file_error_alert": Session._file_error,
+    "torrent_error_alert": Session._torrent_error,
+    "save_resume_data_alert": Session._saved,
+    "save_resume_data_failed_alert": Session._not_saved,
+    "metadata_received_alert": Session._metadata,
+    "tracker_error_alert": Session._tracker_error,
+    "tracker_reply_alert": Session._tracker_reply,
+    "tracker_announce_alert": Session._tracker_announce,
+    "url_seed_alert": Session._url_seed,
+}
+
+
+class _Handle:
+    """What a `Torrent` may ask of libtorrent's handle."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    def prioritise(self, changes: list[tuple[int, int]]) -> None:
+        self._handle.prioritize_pieces(changes)
+
+    def read(self, piece: int) -> None:
+        self._handle.read_piece(piece)
+
+    def add(self, piece: int, data: bytes) -> None:
+        self._handle.add_piece(piece, data, 0)
+
+    def check_again(self) -> None:
+        self._handle.force_recheck()
+
+
+def _see_peers(tried: Tried, status: Any) -> None:
+    tried.peers = max(tried.peers, status.num_peers)
+    tried.seeds = max(tried.seeds, status.num_seeds)
+    tried.known = max(tried.known, status.list_peers)
+
+
+def _tried(of: _Joined | _Seeking) -> Tried:
+    return of.torrent.tried if isinstance(of, _Joined) else of.tried

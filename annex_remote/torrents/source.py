@@ -1,0 +1,263 @@
+"""Torrents as a special remote has them: URLs in, what is behind them out, and where a key can be had.
+
+A torrent is known by its metainfo, wherever that came from: a .torrent on the web or on the disk, or peers that
+were asked by a magnet link. What was had once is remembered, so that the source outlives the page.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from annex_remote.errors import BadSetting, Cancelled, Damaged, NotFound, SwarmError, Unavailable
+from annex_remote.protocol.handler import UrlContents, UrlFile
+from annex_remote.torrents.addresses import Allowed
+from annex_remote.torrents.cache import Cache
+from annex_remote.torrents.gather import Gathering, Part
+from annex_remote.torrents.metainfo import Metainfo, TorrentFile, parse
+from annex_remote.torrents.session import Extra, Rate, Rules, Session
+from annex_remote.torrents.settings import TorrentSettings
+from annex_remote.torrents.torrent import Torrent
+from annex_remote.torrents.urls import Magnet, TorrentUrl, shown
+from annex_remote.workers import workers
+
+__all__ = ["TorrentSource", "is_in_background"]
+
+WEB_TIME = 60.0
+"""Seconds that a web server has to give a .torrent, at most."""
+
+SCHEME = "swarm:"
+
+
+def is_in_background(transport: str) -> bool:
+    """True if other traffic is to be given way to: by the setting, or because nobody sits at a terminal."""
+    if transport != "auto":
+        return transport == "background"
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return True
+    return False
+
+
+class TorrentSource:
+    """Thread safe. `folder` is where torrents are fetched into; `down` and `up` tell the rates that hold."""
+
+    def __init__(
+        self,
+        settings: TorrentSettings,
+        allowed: Allowed,
+        folder: str,
+        *,
+        down: Rate = lambda: None,
+        up: Rate = lambda: None,
+        cache: Cache | None = None,
+    ) -> None:
+        self.settings = settings
+        self._allowed = allowed
+        self._cache = cache or Cache()
+        self._session = Session(folder, Rules(settings, allowed, is_in_background(settings.transport), down, up))
+
+    @property
+    def session(self) -> Session:
+        return self._session
+
+    def close(self) -> None:
+        self._session.close()
+
+    # What is behind a URL.
+
+    def check_url(self, url: TorrentUrl, cancelled: threading.Event) -> UrlContents | Sequence[UrlFile]:
+        """Return the one file that is meant, or all files with URLs of their own; raises `SwarmError`."""
+        from annex_remote.torrents.names import safe_name, safe_paths
+
+        metainfo = self.metainfo(url, cancelled, fresh=True)
+        if url.choice is not None or len(metainfo.files) == 1:
+            file = metainfo.pick(url.choice)
+            return UrlContents(file.size, safe_name(file.path[-1]))
+        place = url.place.replace(" ", "%20")
+        # Their URLs have our own scheme, so that whatever git-annex does with them later comes here.
+        return [
+            UrlFile(f"{SCHEME}{place}#{file.number}", file.size, "/".join(path))
+            for file, path in zip(metainfo.files, safe_paths(metainfo.files, blanks=False), strict=True)
+        ]
+
+    def metainfo(self, url: TorrentUrl, cancelled: threading.Event, *, fresh: bool = False) -> Metainfo:
+        """Return the metainfo: what was kept, else what can be had. With `fresh`, a .torrent is fetched again."""
+        if url.magnet is not None:
+            return self._of_magnet(url.magnet, cancelled)
+        kept = None if fresh else self._cache.by_url(url.place)
+        return kept or self._fetched(url, cancelled)
+
+    def known(self, url: TorrentUrl) -> Metainfo | None:
+        """Return the metainfo if it was kept: asks nobody."""
+        if url.magnet is not None:
+            return self._cache.get(url.magnet.id)
+        return self._cache.by_url(url.place)
+
+    def _fetched(self, url: TorrentUrl, cancelled: threading.Event) -> Metainfo:
+        from annex_remote.torrents.web import fetch_document
+
+        timeout = min(WEB_TIME, self.settings.timeout)
+        try:
+            metainfo = parse(fetch_document(url.place, self._allowed, timeout=timeout, cancelled=cancelled))
+        except Damaged as error:
+            raise Damaged(f"{shown(url.place)}: {error}") from error
+        self._cache.keep(metainfo, url.place)
+        return metainfo
+
+    def _of_magnet(self, magnet: Magnet, cancelled: threading.Event) -> Metainfo:
+        kept = self._cache.get(magnet.id)
+        if kept is not None and _is_meant(magnet, kept):
+            return kept
+        metainfo = self._session.metadata(
+            magnet,
+            Extra(trackers=_in_turn(magnet.trackers), peers=magnet.peers),
+            timeout=self.settings.timeout,
+            cancelled=cancelled,
+            user=magnet.name or f"magnet {magnet.id[:12]}",
+        )
+        self._cache.keep(metainfo)
+        return metainfo
+
+    # Fetching.
+
+    def gather(
+        self,
+        urls: Sequence[TorrentUrl],
+        path: str,
+        size: int | None,
+        *,
+        progress: Callable[[int], None],
+        cancelled: threading.Event,
+    ) -> Gathering:
+        """Return what gets a key of `size` bytes from the torrents at `urls`, which are being joined meanwhile.
+
+        Every call is followed by `finish`.
+        """
+        gathering = Gathering(
+            path,
+            timeout=self.settings.timeout,
+            progress=progress,
+            cancelled=cancelled,
+            changed=self._session.changed,
+        )
+        gathering.expect(len(urls))
+        for url in urls:
+            workers.start(lambda url=url: self._join(url, gathering, size, cancelled))  # type: ignore[misc]
+        return gathering
+
+    def finish(self, gathering: Gathering, *, done: bool) -> None:
+        """Want nothing of the torrents any more; they are shared for a while if the settings say so."""
+        for part in gathering.end():
+            self._session.leave(part.torrent, part.span if done else None)
+
+    def _join(self, url: TorrentUrl, gathering: Gathering, size: int | None, cancelled: threading.Event) -> None:
+        try:
+            metainfo = self.metainfo(url, cancelled)
+            file = metainfo.pick(url.choice)
+            if size is not None and file.size != size:
+                raise Damaged(
+                    f"file {file.number} of the torrent {metainfo.name} has {file.size} bytes, not {size}"
+                )
+            if not file.size:
+                part = Part(Torrent(metainfo, self._session.changed, time.monotonic), file)
+            else:
+                part = Part(self._session.join(metainfo, self._extra(url, metainfo)), file)
+        except SwarmError as error:
+            gathering.cannot(str(error))
+        except Exception as error:  # noqa: BLE001 - told where it is waited for
+            gathering.cannot(f"internal error: {type(error).__name__}: {error}")
+        else:
+            if not gathering.add(part):
+                self._session.leave(part.torrent, None)
+
+    def _extra(self, url: TorrentUrl, metainfo: Metainfo) -> Extra:
+        trackers = [tracker for tier in metainfo.trackers for tracker in tier]
+        magnet = url.magnet
+        if magnet is not None and not metainfo.private:
+            trackers += magnet.trackers
+        origin = urlsplit(url.place).hostname if magnet is None else None
+        return Extra(
+            trackers=_in_turn(trackers, origin),
+            web_seeds=(*(magnet.web_seeds if magnet else ()), *self.settings.webseeds),
+            peers=magnet.peers if magnet and not metainfo.private else (),
+        )
+
+    # What git-annex is told.
+
+    def magnets_to_keep(self, urls: Sequence[TorrentUrl]) -> list[str]:
+        """Return the magnets of those of `urls` that are .torrent files, which may vanish: those not there yet."""
+        there = {url.magnet.id for url in urls if url.magnet is not None}
+        keep: dict[str, str] = {}
+        for url in urls:
+            metainfo = self.known(url) if url.magnet is None else None
+            if metainfo is None or metainfo.private or metainfo.id in there:
+                continue
+            with suppress(BadSetting):
+                file = metainfo.pick(url.choice)
+                choice = None if len(metainfo.files) == 1 else file.number
+                keep[metainfo.id] = SCHEME + metainfo.magnet(choice)
+        return list(keep.values())
+
+    def in_words(self, urls: Sequence[TorrentUrl]) -> list[str]:
+        """Return for each torrent what it is, and which of its files: for people."""
+        return [self._in_words(url) for url in urls]
+
+    def _in_words(self, url: TorrentUrl) -> str:
+        metainfo = self.known(url)
+        if metainfo is None:
+            name = (url.magnet.name or url.magnet.id) if url.magnet else shown(url.place)
+            return f"torrent {name}" + (f", file {url.choice}" if url.choice is not None else "")
+        words = f"torrent {metainfo.name} ({metainfo.id})"
+        with suppress(BadSetting):
+            file = metainfo.pick(url.choice)
+            if len(metainfo.files) > 1:
+                words += f", file {file.number}: {'/'.join(file.path)}"
+        return words
+
+    def is_trusted(self, urls: Sequence[TorrentUrl], size: int | None, cancelled: threading.Event) -> bool:
+        """True if one of `urls` is a torrent that has a file of this size; raises what is wrong with the last."""
+        error: SwarmError = NotFound("no torrent is recorded")
+        for url in urls:
+            try:
+                file: TorrentFile = self.metainfo(url, cancelled).pick(url.choice)
+            except Cancelled:
+                raise
+            except SwarmError as raised:
+                error = raised
+                continue
+            if size is None or file.size == size:
+                return True
+            error = Damaged(f"the torrent's file has {file.size} bytes, not {size}")
+        raise Unavailable(str(error)) from error
+
+
+def _is_meant(magnet: Magnet, metainfo: Metainfo) -> bool:
+    return all(
+        wanted is None or wanted == there for wanted, there in ((magnet.v1, metainfo.v1), (magnet.v2, metainfo.v2))
+    )
+
+
+def _in_turn(trackers: Iterable[str], origin: str | None = None) -> tuple[str, ...]:
+    """Return trackers: those on the host `origin`, then those that are near, then the others."""
+
+    def far(url: str) -> int:
+        host = urlsplit(url).hostname or ""
+        if origin is not None and host == origin:
+            return 0
+        return 1 if _is_near(host) else 2
+
+    return tuple(sorted(dict.fromkeys(trackers), key=far))
+
+
+def _is_near(host: str) -> bool:
+    try:
+        return not ip_address(host).is_global
+    except ValueError:
+        return "." not in host or host.endswith((".local", ".lan", ".home.arpa"))

@@ -1,0 +1,195 @@
+"""One torrent as those who want something of it see it: which pieces are here, and what is wanted.
+
+Twenty keys of one torrent share it. Nothing here knows libtorrent; `session` tells what happens.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from annex_remote.errors import SwarmError, Unavailable
+from annex_remote.torrents.metainfo import Metainfo
+from annex_remote.torrents.urls import shown
+
+__all__ = ["Handle", "Torrent", "Tried"]
+
+READ_TIME = 60.0
+"""Seconds that reading a piece back from this machine's disk may take."""
+
+
+class Handle(Protocol):
+    """What a torrent asks of the session. None of it waits."""
+
+    def prioritise(self, changes: list[tuple[int, int]]) -> None:
+        """Set priorities of pieces."""
+
+    def read(self, piece: int) -> None:
+        """Have a piece read: `Torrent.was_read` gets it."""
+
+    def add(self, piece: int, data: bytes) -> None:
+        """Give a piece that came from elsewhere."""
+
+    def check_again(self) -> None:
+        """Have all that is there hashed again."""
+
+
+@dataclass
+class Tried:
+    """What was tried to find peers, and what came of it: for the message if nothing did."""
+
+    trackers: dict[str, str] = field(default_factory=dict)
+    web_seeds: dict[str, str] = field(default_factory=dict)
+    peers: int = 0
+    """Most that were connected at one time."""
+    known: int = 0
+    """Most that were known of."""
+    seeds: int = 0
+    dht: str = ""
+    bad: int = 0
+    """Pieces that did not prove."""
+
+    def in_words(self) -> str:
+        """Return it as the second half of a sentence."""
+        parts = []
+        if self.peers:
+            parts.append(f"{self.peers} peers were connected, {self.seeds} of them with all of it")
+        elif self.known:
+            parts.append(f"none of {self.known} known peers could be connected to")
+        else:
+            parts.append("no peers were found")
+        parts += [f"tracker {shown(url)}: {said}" for url, said in self.trackers.items()]
+        parts += [f"web seed {shown(url)}: {said}" for url, said in self.web_seeds.items()]
+        if self.bad:
+            parts.append(f"{self.bad} pieces came damaged")
+        if self.dht:
+            parts.append(self.dht)
+        return "; ".join(parts)
+
+
+class Torrent:
+    """Thread safe. `changed` is notified whenever anything has happened to any torrent of the session."""
+
+    def __init__(self, metainfo: Metainfo, changed: threading.Condition, clock: Callable[[], float]) -> None:
+        self.metainfo = metainfo
+        self.changed = changed
+        self.tried = Tried()
+        self.moved = clock()
+        """When something last came from peers."""
+        self.uploaded = 0
+        self.downloaded = 0
+        self._clock = clock
+        self._handle: Handle | None = None
+        self._have = bytearray(metainfo.pieces)
+        self._wants: dict[object, Mapping[int, int]] = {}
+        self._set: dict[int, int] = {}
+        """The priorities that the session was told and that are not 0."""
+        self._reads: dict[int, bytes | SwarmError | None] = {}
+        """Pieces that are being read (None), were read, or could not be."""
+        self._waiting: dict[int, int] = {}
+        """How many wait for each of them."""
+        self._error: str = ""
+
+    # For who wants something.
+
+    def has(self, piece: int) -> bool:
+        return bool(self._have[piece])
+
+    def count(self, first: int, stop: int) -> int:
+        """Return how many pieces from `first` to `stop` are here."""
+        return self._have.count(1, first, stop)
+
+    def want(self, user: object, wanted: Mapping[int, int]) -> None:
+        """Say what `user` wants from now on: pieces, with priorities from 1 to 7."""
+        with self.changed:
+            if wanted:
+                self._wants[user] = wanted
+            else:
+                self._wants.pop(user, None)
+            self._tell_wants()
+
+    def _tell_wants(self) -> None:
+        merged: dict[int, int] = {}
+        for wanted in self._wants.values():
+            for piece, priority in wanted.items():
+                if not self._have[piece]:
+                    merged[piece] = max(priority, merged.get(piece, 0))
+        changes = [(piece, priority) for piece, priority in merged.items() if self._set.get(piece) != priority]
+        changes += [(piece, 0) for piece in self._set if piece not in merged and not self._have[piece]]
+        self._set = merged
+        if changes and self._handle is not None:
+            self._handle.prioritise(changes)
+
+    def check(self) -> None:
+        """Raise `Unavailable` if the torrent has failed on this machine: no space, a disk that fails."""
+        if self._error:
+            raise Unavailable(self._error)
+
+    def begin_read(self, piece: int) -> None:
+        """Have a piece read; every call is followed by one of `read`."""
+        with self.changed:
+            self._waiting[piece] = self._waiting.get(piece, 0) + 1
+            if piece in self._reads or self._handle is None:
+                return
+            self._reads[piece] = None
+            self._handle.read(piece)
+
+    def read(self, piece: int) -> bytes:
+        """Return a piece that `begin_read` was called for, proved. Raises `Unavailable` if it cannot be had."""
+        with self.changed:
+            self.changed.wait_for(lambda: self._reads.get(piece) is not None or self._error, READ_TIME)
+            data = self._reads.get(piece)
+            self._waiting[piece] -= 1
+            if not self._waiting[piece]:
+                del self._waiting[piece]
+                self._reads.pop(piece, None)
+        self.check()
+        if data is None:
+            raise Unavailable(f"a piece of {self.metainfo.name} could not be read back in {READ_TIME:g} seconds")
+        if isinstance(data, SwarmError):
+            raise data
+        if not self.metainfo.has_layers or self.metainfo.proves(piece, data):
+            return data
+        with self.changed:  # what a killed process left is not always what it said that it was
+            self._have[:] = bytes(len(self._have))
+            self._set.clear()
+            if self._handle is not None:
+                self._handle.check_again()
+        raise Unavailable(f"a piece of {self.metainfo.name} was damaged on this machine's disk")
+
+    def offer(self, piece: int, data: bytes) -> None:
+        """Give a proved piece that came from elsewhere."""
+        with self.changed:
+            if not self._have[piece] and self._handle is not None:
+                self._handle.add(piece, data)
+
+    # For the session, which holds `changed` meanwhile.
+
+    def attach(self, handle: Handle) -> None:
+        self._handle = handle
+        self._tell_wants()
+
+    def detach(self) -> None:
+        self._handle = None
+
+    def finished(self, piece: int) -> None:
+        self._have[piece] = 1
+        self.moved = self._clock()
+
+    def lost(self, piece: int) -> None:
+        self.tried.bad += 1
+
+    def was_read(self, piece: int, data: bytes | SwarmError) -> None:
+        if piece in self._waiting:
+            self._reads[piece] = data
+
+    def failed(self, text: str) -> None:
+        self._error = text
+
+    def came(self, downloaded: int, uploaded: int) -> None:
+        """Take in the bytes that went both ways since the torrent was joined."""
+        if downloaded > self.downloaded:
+            self.moved = self._clock()
+        self.downloaded, self.uploaded = downloaded, uploaded
