@@ -52,7 +52,7 @@ _STRAY = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
 _NO_HOST = re.compile(r'[\s<>"\\^`{|}]')
 _RUN = re.compile(r"[A-Za-z0-9]{16,}")
-_HEX = re.compile(r"[0-9a-f]+|[0-9A-F]+")
+_HEX = re.compile(r"[0-9a-f]{16}|[0-9A-F]{16}")
 _PLAIN = "!$&'()*+,;=:@/-._~"  # what a path may have beside letters and digits (RFC 3986)
 
 
@@ -277,7 +277,7 @@ def _is_secret(text: str) -> bool:
     for run in _RUN.findall(text):
         kinds = ["0" if one.isdigit() else "a" if one.islower() else "A" for one in run]
         changes = sum(one != other and (one, other) != ("A", "a") for one, other in pairwise(kinds))
-        if _HEX.fullmatch(run) or 5 * changes >= len(run) or (len(run) >= 32 and "0" in kinds):
+        if _HEX.search(run) or 5 * changes >= len(run) or (len(run) >= 32 and "0" in kinds):
             return True
     return False
 
