@@ -341,6 +341,9 @@ class Session:
         joined.torrent.finished(alert.piece_index)
         joined.unsaved = True
 
+    def _checked(self, joined: _Joined, alert: Any) -> None:
+        joined.torrent.checked()
+
     def _hash_failed(self, joined: _Joined, alert: Any) -> None:
         joined.torrent.lost(alert.piece_index)
 
@@ -440,6 +443,7 @@ class Session:
 
 _TAKERS: dict[str, Callable[[Session, Any, Any], None]] = {
     "piece_finished_alert": Session._piece_finished,
+    "torrent_checked_alert": Session._checked,
     "hash_failed_alert": Session._hash_failed,
     "read_piece_alert": Session._read_piece,
     "file_error_alert": Session._file_error,

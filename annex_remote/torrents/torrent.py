@@ -83,6 +83,10 @@ class Torrent:
         self._clock = clock
         self._handle: Handle | None = None
         self._have = bytearray(metainfo.pieces)
+        self._checked = False
+        """True when what was there before has been told; what comes later was proved just before."""
+        self._doubtful: set[int] = set()
+        """Pieces that were there before, by notes of a process that may have been killed."""
         self._wants: dict[object, Mapping[int, int]] = {}
         self._set: dict[int, int] = {}
         """The priorities that the session was told and that are not 0."""
@@ -102,7 +106,7 @@ class Torrent:
         return self._have.count(1, first, stop)
 
     def want(self, user: object, wanted: Mapping[int, int]) -> None:
-        """Say what `user` wants from now on: pieces, with priorities from 1 to 7."""
+        """Say what `user` wants from now on: pieces, with priorities from 1 to 6."""
         with self.changed:
             if wanted:
                 self._wants[user] = wanted
@@ -150,9 +154,10 @@ class Torrent:
             raise Unavailable(f"a piece of {self.metainfo.name} could not be read back in {READ_TIME:g} seconds")
         if isinstance(data, SwarmError):
             raise data
-        if not self.metainfo.has_layers or self.metainfo.proves(piece, data):
+        if piece not in self._doubtful or not self.metainfo.has_layers or self.metainfo.proves(piece, data):
             return data
-        with self.changed:  # what a killed process left is not always what it said that it was
+        with self.changed:
+            self._checked = False
             self._have[:] = bytes(len(self._have))
             self._set.clear()
             if self._handle is not None:
@@ -176,7 +181,13 @@ class Torrent:
 
     def finished(self, piece: int) -> None:
         self._have[piece] = 1
+        if not self._checked:
+            self._doubtful.add(piece)
         self.moved = self._clock()
+
+    def checked(self) -> None:
+        """Take in that all has been told that was there before."""
+        self._checked = True
 
     def lost(self, piece: int) -> None:
         self.tried.bad += 1

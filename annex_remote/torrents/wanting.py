@@ -13,7 +13,8 @@ NEAR = 16 << 20
 """Bytes that are wanted before all others: what peers are asked for at one time, and some more."""
 SOON = 64 << 20
 
-TOP, NEXT, LATER = 7, 5, 2
+TOP, NEXT, LATER = 6, 4, 1
+"""7 is left out: libtorrent looks for such pieces in another way, which costs a third of the speed."""
 
 
 def forward(pieces: Sequence[int], has: Callable[[int], bool], piece_length: int) -> dict[int, int]:

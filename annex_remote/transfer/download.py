@@ -183,11 +183,8 @@ class _Writing:
         """Write the object; if a part that was there before was wrong, write it again from the start."""
         descriptor = os.open(self._download.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            if not self._go_on(descriptor):
-                self._trace.resumed = 0
-                self._aside = None  # what it brought was not the object's
-                if not self._write_from(descriptor, 0, self._hasher()):
-                    raise Damaged("the shares decode to other content than their signed header says")
+            if not self._go_on(descriptor) and not self._begin(descriptor):
+                raise Damaged("the shares decode to other content than their signed header says")
         finally:
             os.close(descriptor)
             self._fetch.close()
@@ -196,6 +193,16 @@ class _Writing:
                 for number, count in self._fetch.damaged.items()
                 if not self._fetch.shares[number].site.staged
             }
+
+    def _begin(self, descriptor: int) -> bool:
+        """Write the object from the start; if what came from aside was not of it, once more without."""
+        self._trace.resumed = 0
+        if self._write_from(descriptor, 0, self._hasher()):
+            return True
+        if self._aside is None:
+            return False
+        self._aside = None
+        return self._write_from(descriptor, 0, self._hasher())
 
     def _hasher(self) -> blake3:
         return self._codec.keys.content_hasher(self._layout.size)
@@ -270,7 +277,8 @@ class _Writing:
             view = view[os.write(descriptor, view) :]
         done = index * SEGMENT_SIZE + len(data)
         self._trace.wrote(done)
-        self._download.progress(done + (self._aside.beyond if self._aside is not None else 0))
+        beyond = self._aside.beyond if self._aside is not None else 0
+        self._download.progress(min(done + beyond, self._layout.size))
 
     def _is_aside(self, index: int) -> bool:
         start = index * SEGMENT_SIZE
