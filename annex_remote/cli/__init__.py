@@ -13,6 +13,7 @@ from annex_remote.cli.repair import coding, rebalance, repair, retire
 from annex_remote.cli.rescue import health, recover
 from annex_remote.cli.stores import stores
 from annex_remote.cli.terminal import err, held, opened, out, plainly
+from annex_remote.cli.torrents import torrent
 from annex_remote.cli.transfers import speedtest, trace
 from annex_remote.consult import consult
 from annex_remote.errors import BadSetting
@@ -116,4 +117,5 @@ stores.add_command(coding)
 stores.add_command(retire)
 main.add_command(stores)
 main.add_command(speedtest)
+main.add_command(torrent)
 main.add_command(trace)
