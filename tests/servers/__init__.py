@@ -9,29 +9,46 @@ A server that cannot be had skips the test, or fails it in CI: see `available`.
 """
 
 from tests.servers.apache import apache_dav
+from tests.servers.aria2 import Aria2
 from tests.servers.available import missing, require
 from tests.servers.certificates import Certificate, Certificates, make_certificates
 from tests.servers.nginx import nginx_dav, nginx_static
 from tests.servers.other_dav import rclone_dav, wsgidav
+from tests.servers.peers import DhtNodes, LibtorrentPeer
 from tests.servers.process import Server, ServerError
 from tests.servers.rgw import rgw
 from tests.servers.s3 import Keys, S3Server, moto, s3rver
 from tests.servers.ssh import SshClient, Sshd, sshd
+from tests.servers.torrents import Peer, magnet_of, make_torrent
+from tests.servers.trackers import BitTorrentTracker, OpenTracker, Tracker
+from tests.servers.transmission import Transmission
 from tests.servers.web import Account, WebServer
+from tests.servers.webtorrent import WebTorrent
 
 __all__ = [
     "Account",
+    "Aria2",
+    "BitTorrentTracker",
     "Certificate",
     "Certificates",
+    "DhtNodes",
     "Keys",
+    "LibtorrentPeer",
+    "OpenTracker",
+    "Peer",
     "S3Server",
     "Server",
     "ServerError",
     "SshClient",
     "Sshd",
+    "Tracker",
+    "Transmission",
     "WebServer",
+    "WebTorrent",
     "apache_dav",
+    "magnet_of",
     "make_certificates",
+    "make_torrent",
     "missing",
     "moto",
     "nginx_dav",

@@ -13,7 +13,10 @@ import pytest
 
 CHECKOUT = Path(__file__).parents[2]
 INSTALLER = "contrib/servers/install"
-S3RVER = CHECKOUT / ".servers" / "node_modules" / "s3rver"
+_NODE_MODULES = CHECKOUT / ".servers" / "node_modules"
+S3RVER = _NODE_MODULES / "s3rver"
+WEBTORRENT = _NODE_MODULES / "webtorrent"
+BITTORRENT_TRACKER = _NODE_MODULES / "bittorrent-tracker"
 # Debian keeps daemons where an ordinary user's PATH does not look.
 _PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 
@@ -54,6 +57,12 @@ _NEEDED: dict[str, list[_Check]] = {
     "s3rver": [_program("node"), _file(S3RVER)],
     "rgw": [_program(name) for name in _CEPH],
     "certificates": [_package("trustme")],
+    "libtorrent": [_package("libtorrent")],
+    "aria2": [_program("aria2c")],
+    "transmission": [_program("transmission-daemon")],
+    "webtorrent": [_program("node"), _file(WEBTORRENT)],
+    "bittorrent-tracker": [_program("node"), _file(BITTORRENT_TRACKER)],
+    "opentracker": [_program("opentracker")],
 }
 
 
