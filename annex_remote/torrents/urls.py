@@ -21,6 +21,7 @@ __all__ = [
     "TorrentUrl",
     "clean",
     "is_publishable",
+    "recorded",
     "shown",
     "torrent_url",
     "write_magnet",
@@ -42,6 +43,7 @@ WEB_SEED_SCHEMES = frozenset({"http", "https"})
 _SWARM = re.compile(r"swarm:", re.IGNORECASE)
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _FRAGMENT = re.compile(r"\.torrent#", re.IGNORECASE | re.ASCII)
+_HIDDEN = re.compile(r"\A([^?#]*)%2E(torrent)(?=[?#]|\Z)", re.IGNORECASE | re.ASCII)
 _MORE_OF_MAGNET = re.compile(r"&(?:xt|dn|tr|ws|as|xs|xl|so|x\.pe)(?:\.[0-9]+)?=", re.IGNORECASE)
 _BTIH = re.compile(r"urn:btih:(?:([0-9a-f]{40})|([a-z2-7]{32}))", re.IGNORECASE)
 _BTMH = re.compile(r"urn:btmh:1220([0-9a-f]{64})", re.IGNORECASE)
@@ -107,6 +109,8 @@ def torrent_url(url: str) -> TorrentUrl | None:
     what follows ``.torrent#``, the last one of several, and only if the whole does not itself end in
     ``.torrent``. So ``C#.torrent`` is a path; ``b.torrent`` is picked out of another one by its number, or as
     ``a.torrent#b%2Etorrent``.
+
+    A URL may also end in ``%2Etorrent``, as `recorded` writes it; its place has the point.
     """
     if len(url) > MAX_URL or any(unicodedata.category(character) in ("Cc", "Cs") for character in url):
         return None  # bytes that are no UTF-8 come as surrogates
@@ -120,6 +124,19 @@ def torrent_url(url: str) -> TorrentUrl | None:
         case "http" | "https" | "file":
             return _web(url, rest)
     return None
+
+
+def recorded(place: str, choice: int | None) -> str:
+    """Return how an http, https or file URL of a .torrent is recorded as a source of file `choice`, of several.
+
+    git-annex's own bittorrent remote claims whatever ends in ``.torrent``, behind ``swarm:`` too, and then cannot
+    fetch it. It does not claim what ends in ``%2Etorrent``, which is the same by RFC 3986.
+    """
+    end = re.search(r"[?]|\Z", place)
+    assert end is not None
+    path = re.sub(r"\.(torrent)\Z", r"%2E\1", place[: end.start()], flags=re.IGNORECASE)
+    text = quote(path + place[end.start() :], safe=_PLAIN + "?%[]", errors="surrogateescape")
+    return f"swarm:{text}" + (f"#{choice}" if choice is not None else "")
 
 
 def _choice(fragment: str) -> int | str | None:
@@ -142,6 +159,7 @@ def _path(url: str, rest: str) -> TorrentUrl | None:
 
 
 def _web(url: str, rest: str) -> TorrentUrl | None:
+    rest = _HIDDEN.sub(r"\1.\2", rest)
     try:
         parts = urlsplit(rest)
         host = parts.hostname or ""
