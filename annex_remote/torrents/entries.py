@@ -45,14 +45,16 @@ def _attributes(entry: dict[bytes, Value]) -> bytes:
 
 def _entry(path: tuple[str, ...], length: int, attributes: bytes, root: bytes | None = None) -> Entry:
     is_link = b"l" in attributes
-    # Pad files are named so by BEP 47, and otherwise by BitComet, from before it.
-    is_pad = b"p" in attributes or (len(path) == 2 and path[0] == ".pad" and path[1].isdecimal())
-    is_pad = is_pad or path[-1].startswith("_____padding_file_")
+    is_pad = b"p" in attributes or any("_____padding_file_" in part for part in path)  # so BitComet, before BEP 47
     return Entry(path, 0 if is_link else length, is_pad and not is_link, is_link, root)
 
 
 def v1_entries(info: dict[bytes, Value], name: str) -> list[Entry]:
-    """Return what ``length`` or ``files`` lists, in its order; raises `Damaged`."""
+    """Return what ``length`` or ``files`` lists, in its order; raises `Damaged`.
+
+    A file named as BEP 47 names pad files is one without the attribute too, but not beside a file tree, where
+    programs go by the attribute to tell whether both are the same.
+    """
     files = info.get(b"files")
     if files is None:
         return [_entry((name,), _length(info, "the torrent"), b"")]
@@ -67,19 +69,22 @@ def v1_entries(info: dict[bytes, Value], name: str) -> list[Entry]:
         if not isinstance(file, dict):
             raise Damaged(f"its file {number} is no dictionary")
         path = file.get(b"path.utf-8")
-        if not isinstance(path, list) or not path:
+        if not isinstance(path, list):
             path = file.get(b"path")
         parts = [text_of(part) for part in path if isinstance(part, bytes)] if isinstance(path, list) else []
         if not isinstance(path, list) or not parts or len(parts) != len(path):
             raise Damaged(f"its file {number} has no path, or one that is no list of names")
-        entries.append(_entry(tuple(parts), _length(file, f"its file {number}"), _attributes(file)))
+        attributes = _attributes(file)
+        if len(parts) == 2 and parts[0] == ".pad" and parts[1].isdecimal() and b"file tree" not in info:
+            attributes += b"p"
+        entries.append(_entry(tuple(parts), _length(file, f"its file {number}"), attributes))
     return entries
 
 
 def _check_order(node: dict[bytes, Value]) -> None:
-    """Raise `Damaged` if names are out of order: they decide which piece is whose, and programs would differ."""
+    """Raise `Damaged` if names are out of order, which decides whose a piece is: libtorrent refuses them, too."""
     if any(one > other for one, other in pairwise(node)):
-        raise Damaged("its file tree is out of order")
+        raise Damaged("keys beside or in its file tree are out of order")
 
 
 def v2_entries(info: dict[bytes, Value]) -> list[Entry]:
@@ -87,9 +92,10 @@ def v2_entries(info: dict[bytes, Value]) -> list[Entry]:
     tree = info.get(b"file tree")
     if not isinstance(tree, dict) or not tree or b"" in tree:
         raise Damaged("its file tree is empty, or none")
+    _check_order(info)
+    _check_order(tree)
     entries: list[Entry] = []
     todo: list[tuple[tuple[str, ...], Value]] = [((text_of(k),), v) for k, v in reversed(tree.items())]
-    _check_order(tree)
     while todo:
         path, node = todo.pop()
         if not isinstance(node, dict):
@@ -101,6 +107,7 @@ def v2_entries(info: dict[bytes, Value]) -> list[Entry]:
             continue
         if not isinstance(file, dict) or len(node) > 1:
             raise Damaged("its file tree has a file that is also a folder")
+        _check_order(file)
         attributes = _attributes(file)
         number = len(entries) + 1
         length = 0 if b"l" in attributes else _length(file, f"its file {number}")

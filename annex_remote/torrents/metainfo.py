@@ -327,8 +327,8 @@ def _joined(
     for one, other in zip(v1, v2, strict=True):
         if (one.path, one.size) != (other.path, other.size) or (one.size and one.offset != other.offset):
             raise Damaged(f"it is two torrents in one that differ: file {one.number} of the first is another one")
-    if -(-v1_size // length) != -(-v2_size // length):
-        raise Damaged("it is two torrents in one that differ: one has more pieces than the other")
+    if v1_size not in (v2_size, -(-v2_size // length) * length):  # some pad the last file, too
+        raise Damaged("it is two torrents in one that differ: one has more bytes than the other")
     return [
         TorrentFile(one.number, one.path, one.size, one.offset, other.root)
         for one, other in zip(v1, v2, strict=True)
@@ -341,12 +341,14 @@ def _layers(layers: Value | None, files: Sequence[TorrentFile], length: int) -> 
         return {}
     if not isinstance(layers, dict):
         raise Damaged("its piece layers are no dictionary")
+    if not layers.keys() <= {file.root for file in files if file.size > length}:
+        raise Damaged("it has a piece layer of no file")
     height = (length // BLOCK - 1).bit_length()
     proved: dict[bytes, bytes] = {}
     for file in files:
-        layer = layers.get(file.root) if file.root is not None and file.size > length else None
-        if layer is None or file.root is None:
+        if file.root is None or file.root not in layers:
             continue
+        layer = layers[file.root]
         pieces = -(-file.size // length)
         if not isinstance(layer, bytes) or len(layer) != pieces * HASH:
             raise Damaged(f"the piece layer of its file {file.number} does not have {pieces:,} hashes")
