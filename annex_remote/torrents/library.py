@@ -58,8 +58,8 @@ def libtorrent() -> Any:
     except ImportError as error:
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         raise BadSetting(
-            f"torrents take the Python package libtorrent, which cannot be used here ({error}): install it; there is "
-            f"none for every Python and system, and this is Python {version}"
+            f"torrents take the Python package libtorrent, which cannot be used here ({error}): install it; there "
+            f"is none for every Python and system, and this is Python {version}"
         ) from error
     return library
 
@@ -93,7 +93,7 @@ def settings_pack(settings: TorrentSettings, *, background: bool) -> dict[str, A
         "tracker_receive_timeout": 10,
         "allow_multiple_connections_per_ip": True,
         "close_redundant_connections": False,  # soon more is wanted of the same peers
-        "min_reconnect_time": 5,
+        "min_reconnect_time": 1,  # there is little time, and a connection for the metadata was closed just now
         "urlseed_wait_retry": 10,
         "max_metadata_size": 32 << 20,
         "recv_socket_buffer_size": 1 << 20,
@@ -190,7 +190,6 @@ def dress(params: Any, metainfo: Metainfo, folder: str | None, in_place: Sequenc
         params.renamed_files = {index: f"f{index}" for index in range(layout.num_files())}
         for index, file in zip(indices, metainfo.files, strict=True):
             wanted[index] = _WANTED if file.size else 0
-        params.piece_priorities = [0] * metainfo.pieces
     params.file_priorities = wanted
 
 
@@ -239,8 +238,7 @@ def _loaded(metainfo: Metainfo) -> Any:
 
 
 def _paired(layout: Any, metainfo: Metainfo) -> list[int]:
-    """Return libtorrent's number of each file of `metainfo`; raises `Damaged` if it reads the torrent
-    otherwise."""
+    """Return libtorrent's number of each file of `metainfo`; raises `Damaged` if it sees others."""
     indices = [index for index in range(layout.num_files()) if not layout.file_flags(index) & (_PAD | _LINK)]
     seen = [(layout.file_size(index), layout.file_offset(index)) for index in indices]
     meant = [(file.size, file.offset) for file in metainfo.files]

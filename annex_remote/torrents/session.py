@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,6 +85,8 @@ class _Joined:
     """Bytes that are to be given back, altogether."""
     failed: bool = False
     """True if one of those who wanted something did not get it: what is there stays."""
+    is_stuck: bool = False
+    """True if it is to be added anew."""
     done: set[int] = field(default_factory=set)
     """Pieces of what was got."""
 
@@ -122,8 +124,17 @@ class Session:
 
     # For who wants something of a torrent.
 
-    def join(self, metainfo: Metainfo, extra: Extra = Extra(), *, in_place: Sequence[str | None] = ()) -> Torrent:
+    def join(
+        self,
+        metainfo: Metainfo,
+        extra: Extra = Extra(),
+        *,
+        wanted: Iterable[int] = (),
+        in_place: Sequence[str | None] = (),
+    ) -> Torrent:
         """Return the torrent, shared with all others who want something of it; every call is followed by `leave`.
+
+        `wanted` are the pieces to begin with.
 
         With `in_place`, the paths of its files (None for those that are not here), it is served from there, and
         nothing is ever fetched or written. Raises `Unavailable`, `Damaged`, and `BadSetting` where there is no
@@ -134,20 +145,24 @@ class Session:
             if joined is not None:
                 joined.users += 1
                 self._add_sources(joined.handle, extra)
+                joined.torrent.begin_with(wanted)
                 return joined.torrent
             session = self._running()
             folder = None if in_place else WorkFolder.claim(self._folder, metainfo.id)
             torrent = Torrent(metainfo, self.changed, self._clock)
+            torrent.begin_with(wanted)
             try:
                 params = self._params(metainfo, extra, folder, in_place)
+                if folder is not None:
+                    params.piece_priorities = _priorities(torrent)
                 handle = session.add_torrent(params)
             except BaseException:
                 if folder is not None:
                     folder.release(remove=False)
                 raise
-            self._joined[metainfo.id] = _Joined(torrent, handle, folder)
+            joined = self._joined[metainfo.id] = _Joined(torrent, handle, folder)
             torrent.tried.dht = self._dht_in_words(metainfo)
-            torrent.attach(_Handle(handle))
+            torrent.attach(_Handle(self, joined))
             self._add_sources(handle, extra)
             return torrent
 
@@ -324,18 +339,17 @@ class Session:
         self._session = None
 
     def _take(self, alert: Any) -> None:
-        take = _TAKERS.get(type(alert).__name__)
-        if take is None:
+        kind = type(alert).__name__
+        of_torrent, of_magnet = _OF_TORRENTS.get(kind), _OF_MAGNETS.get(kind)
+        if of_torrent is None and of_magnet is None:
             return
         handle = alert.handle
         for joined in self._joined.values():
-            if joined.handle == handle:
-                take(self, joined, alert)
-                return
+            if joined.handle == handle and of_torrent is not None:
+                of_torrent(self, joined, alert)
         for seeking in self._seeking.values():
-            if seeking.handle == handle:
-                take(self, seeking, alert)
-                return
+            if seeking.handle == handle and of_magnet is not None:
+                of_magnet(self, seeking, alert)
 
     def _piece_finished(self, joined: _Joined, alert: Any) -> None:
         joined.torrent.finished(alert.piece_index)
@@ -364,10 +378,16 @@ class Session:
         joined.torrent.failed(f"{joined.torrent.metainfo.name}: {alert.error.message()}")
 
     def _saved(self, joined: _Joined, alert: Any) -> None:
-        data = library.resume_data_of(alert.params)
+        params = alert.params
+        data = library.resume_data_of(params)
         if joined.folder is not None:
             joined.folder.keep(data)
         joined.saving, joined.saved = 0.0, self._clock()
+        if joined.is_stuck:
+            joined.is_stuck = False
+            params.piece_priorities = _priorities(joined.torrent)
+            self._session.remove_torrent(joined.handle)
+            joined.handle = self._session.add_torrent(params)
 
     def _not_saved(self, joined: _Joined, alert: Any) -> None:
         joined.saving = 0.0
@@ -403,6 +423,8 @@ class Session:
             status = joined.handle.status()
             _see_peers(joined.torrent.tried, status)
             joined.torrent.came(status.total_payload_download, status.total_payload_upload)
+            if joined.torrent.priorities:
+                self.wake(joined)
             lonely |= bool(joined.users) and not status.num_peers and now - joined.torrent.moved > LONELY
             if joined.unsaved and not joined.saving and now - joined.saved >= SAVE_EVERY:
                 self._save(joined, now)
@@ -434,6 +456,19 @@ class Session:
             rest = any(torrent.has(piece) for piece in range(torrent.metainfo.pieces) if piece not in joined.done)
             joined.folder.release(remove=not joined.users and not joined.failed and not rest)
 
+    def wake(self, joined: _Joined) -> None:
+        """Add a torrent anew if all its peers have left.
+
+        Seeds leave whoever wants nothing, and libtorrent (2.1) does not consider them again, unless it has heard
+        of another peer, which is no seed, meanwhile.
+        """
+        status = joined.handle.status()
+        if status.num_peers or joined.is_stuck or joined.folder is None:
+            return
+        if status.list_peers and not status.connect_candidates:
+            joined.is_stuck, joined.saving = True, self._clock()
+            joined.handle.save_resume_data(library.libtorrent().save_resume_flags_t.save_info_dict)
+
     def _keep_rates(self) -> None:
         rates = (int(self._rules.down() or 0), int(self._rules.up() or 0))
         if rates != self._rates:
@@ -441,7 +476,12 @@ class Session:
             self._session.apply_settings({"download_rate_limit": rates[0], "upload_rate_limit": rates[1]})
 
 
-_TAKERS: dict[str, Callable[[Session, Any, Any], None]] = {
+_OF_BOTH: dict[str, Callable[[Session, Any, Any], None]] = {
+    "tracker_error_alert": Session._tracker_error,
+    "tracker_reply_alert": Session._tracker_reply,
+    "tracker_announce_alert": Session._tracker_announce,
+}
+_OF_TORRENTS = _OF_BOTH | {
     "piece_finished_alert": Session._piece_finished,
     "torrent_checked_alert": Session._checked,
     "hash_failed_alert": Session._hash_failed,
@@ -450,31 +490,40 @@ _TAKERS: dict[str, Callable[[Session, Any, Any], None]] = {
     "torrent_error_alert": Session._torrent_error,
     "save_resume_data_alert": Session._saved,
     "save_resume_data_failed_alert": Session._not_saved,
-    "metadata_received_alert": Session._metadata,
-    "tracker_error_alert": Session._tracker_error,
-    "tracker_reply_alert": Session._tracker_reply,
-    "tracker_announce_alert": Session._tracker_announce,
     "url_seed_alert": Session._url_seed,
 }
+_OF_MAGNETS = _OF_BOTH | {"metadata_received_alert": Session._metadata}
+"""What is done about which alert."""
 
 
 class _Handle:
-    """What a `Torrent` may ask of libtorrent's handle."""
+    """What a `Torrent` may ask of a session."""
 
-    def __init__(self, handle: Any) -> None:
-        self._handle = handle
+    def __init__(self, session: Session, joined: _Joined) -> None:
+        self._session = session
+        self._joined = joined
 
     def prioritise(self, changes: list[tuple[int, int]]) -> None:
-        self._handle.prioritize_pieces(changes)
+        self._joined.handle.prioritize_pieces(changes)
+
+    def wake(self) -> None:
+        self._session.wake(self._joined)
 
     def read(self, piece: int) -> None:
-        self._handle.read_piece(piece)
+        self._joined.handle.read_piece(piece)
 
     def add(self, piece: int, data: bytes) -> None:
-        self._handle.add_piece(piece, data, 0)
+        self._joined.handle.add_piece(piece, data, 0)
 
     def check_again(self) -> None:
-        self._handle.force_recheck()
+        self._joined.handle.force_recheck()
+
+
+def _priorities(torrent: Torrent) -> list[int]:
+    priorities = [0] * torrent.metainfo.pieces
+    for piece, priority in torrent.priorities.items():
+        priorities[piece] = priority
+    return priorities
 
 
 def _see_peers(tried: Tried, status: Any) -> None:

@@ -168,7 +168,8 @@ class TorrentSource:
             if not file.size:
                 part = Part(Torrent(metainfo, self._session.changed, time.monotonic), file)
             else:
-                part = Part(self._session.join(metainfo, self._extra(url, metainfo)), file)
+                extra = self._extra(url, metainfo)
+                part = Part(self._session.join(metainfo, extra, wanted=metainfo.span(file)), file)
         except SwarmError as error:
             gathering.cannot(str(error))
         except Exception as error:  # noqa: BLE001 - told where it is waited for

@@ -6,7 +6,7 @@ Twenty keys of one torrent share it. Nothing here knows libtorrent; `session` te
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -25,6 +25,9 @@ class Handle(Protocol):
 
     def prioritise(self, changes: list[tuple[int, int]]) -> None:
         """Set priorities of pieces."""
+
+    def wake(self) -> None:
+        """See to it that peers come back, now that something is wanted again."""
 
     def read(self, piece: int) -> None:
         """Have a piece read: `Torrent.was_read` gets it."""
@@ -108,11 +111,23 @@ class Torrent:
     def want(self, user: object, wanted: Mapping[int, int]) -> None:
         """Say what `user` wants from now on: pieces, with priorities from 1 to 6."""
         with self.changed:
+            self._wants.pop(self, None)
             if wanted:
                 self._wants[user] = wanted
             else:
                 self._wants.pop(user, None)
             self._tell_wants()
+
+    def begin_with(self, pieces: Iterable[int]) -> None:
+        """Want some pieces until somebody says what he wants: peers leave whoever wants nothing."""
+        with self.changed:
+            self._wants[self] = dict.fromkeys(pieces, 1)
+            self._tell_wants()
+
+    @property
+    def priorities(self) -> dict[int, int]:
+        """What is wanted now."""
+        return self._set
 
     def _tell_wants(self) -> None:
         merged: dict[int, int] = {}
@@ -122,9 +137,12 @@ class Torrent:
                     merged[piece] = max(priority, merged.get(piece, 0))
         changes = [(piece, priority) for piece, priority in merged.items() if self._set.get(piece) != priority]
         changes += [(piece, 0) for piece in self._set if piece not in merged and not self._have[piece]]
-        self._set = merged
-        if changes and self._handle is not None:
-            self._handle.prioritise(changes)
+        was_idle, self._set = not self._set, merged
+        if self._handle is None or not changes:
+            return
+        self._handle.prioritise(changes)
+        if was_idle:
+            self._handle.wake()
 
     def check(self) -> None:
         """Raise `Unavailable` if the torrent has failed on this machine: no space, a disk that fails."""
@@ -173,8 +191,8 @@ class Torrent:
     # For the session, which holds `changed` meanwhile.
 
     def attach(self, handle: Handle) -> None:
+        """Go on with `handle`, which was told `priorities` already."""
         self._handle = handle
-        self._tell_wants()
 
     def detach(self) -> None:
         self._handle = None
@@ -188,6 +206,8 @@ class Torrent:
     def checked(self) -> None:
         """Take in that all has been told that was there before."""
         self._checked = True
+        self._set = {}  # what is said meanwhile may be lost
+        self._tell_wants()
 
     def lost(self, piece: int) -> None:
         self.tried.bad += 1
