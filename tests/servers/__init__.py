@@ -20,9 +20,10 @@ from tests.servers.rgw import rgw
 from tests.servers.s3 import Keys, S3Server, moto, s3rver
 from tests.servers.ssh import SshClient, Sshd, sshd
 from tests.servers.torrents import Peer, magnet_of, make_torrent
-from tests.servers.trackers import BitTorrentTracker, OpenTracker, Tracker
+from tests.servers.trackers import BitTorrentTracker, OpenTracker, ToldTracker, Tracker
 from tests.servers.transmission import Transmission
 from tests.servers.web import Account, WebServer
+from tests.servers.webseeds import DyingSeed, LyingSeed, nginx_without_ranges
 from tests.servers.webtorrent import WebTorrent
 
 __all__ = [
@@ -32,8 +33,10 @@ __all__ = [
     "Certificate",
     "Certificates",
     "DhtNodes",
+    "DyingSeed",
     "Keys",
     "LibtorrentPeer",
+    "LyingSeed",
     "OpenTracker",
     "Peer",
     "S3Server",
@@ -41,6 +44,7 @@ __all__ = [
     "ServerError",
     "SshClient",
     "Sshd",
+    "ToldTracker",
     "Tracker",
     "Transmission",
     "WebServer",
@@ -53,6 +57,7 @@ __all__ = [
     "moto",
     "nginx_dav",
     "nginx_static",
+    "nginx_without_ranges",
     "rclone_dav",
     "require",
     "rgw",

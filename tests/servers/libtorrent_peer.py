@@ -24,6 +24,8 @@ import libtorrent as lt
 CONTROL = "control"
 _LOOK_AGAIN = 0.01
 _PATIENCE = 30.0
+_UTP = 1 << 17
+"""What C++ calls peer_info::utp_socket; Python has no name for it."""
 # Nothing looks for peers beyond what is told; the DHT takes nodes whose addresses are all of one machine.
 _ALONE: dict[str, Any] = {
     "enable_lsd": False,
@@ -33,6 +35,8 @@ _ALONE: dict[str, Any] = {
     "dht_restrict_routing_ips": False,
     "dht_restrict_search_ips": False,
     "webtorrent_stun_server": "",
+    # A tracker on this machine may have what URL it likes, one with a passkey too.
+    "ssrf_mitigation": False,
 }
 
 
@@ -80,7 +84,10 @@ class Peer:
             about.flags |= lt.torrent_flags.seed_mode
         handle = self._add(about, content)
         handle.set_upload_limit(upload_limit)
-        _wait(lambda: handle.status().is_seeding, _PATIENCE, self._told)
+        _wait(lambda: str(handle.status().state) in ("seeding", "downloading"), _PATIENCE, self._told)
+        if not handle.status().is_seeding:
+            self._session.remove_torrent(handle)
+            raise ValueError(f"what is in {content} is not what {torrent} describes")
         return _id(handle)
 
     def begin(self, source: str, into: str, peers: list[str], download_limit: int) -> str:
@@ -234,8 +241,8 @@ def _about_peer(peer: Any) -> dict[str, Any]:
     host, port = peer.ip
     return {
         "address": f"{host}:{port}",
-        "utp": bool(peer.flags & lt.peer_info.utp_socket),
-        "client": str(peer.client),
+        "utp": bool(peer.flags & _UTP),
+        "client": bytes(peer.client).decode(errors="replace"),
     }
 
 

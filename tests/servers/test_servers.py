@@ -35,7 +35,9 @@ from tests.servers.ssh import ALIAS
 
 DAV = ["nginx_dav", "apache_dav", "wsgidav", "rclone_dav"]
 S3 = ["moto", "s3rver", "rgw"]
-ALL = [*DAV, "nginx_static", *S3, "sshd"]
+PEERS = ["Aria2", "Transmission", "WebTorrent", "LibtorrentPeer", "DhtNodes"]
+TRACKERS = ["BitTorrentTracker", "OpenTracker"]
+ALL = [*DAV, "nginx_static", *S3, "sshd", *PEERS, *TRACKERS]
 WAIT = 30
 MINIMUM = 5 << 20
 """Bytes that S3 wants of every part but the last."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import time
 from abc import abstractmethod
+from collections.abc import Iterable
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
@@ -14,6 +17,7 @@ from urllib.parse import quote
 import requests
 
 from tests.servers.available import BITTORRENT_TRACKER, found
+from tests.servers.own_web import OwnWeb, send
 from tests.servers.process import Server, ServerError
 from tests.servers.torrents import PATIENCE
 
@@ -121,3 +125,40 @@ class OpenTracker(Tracker):
         file = self.folder / _LIST
         file.write_text("".join(f"{torrent}\n" for torrent in self._allowed), encoding="utf-8")
         file.chmod(0o644)
+
+
+class ToldTracker(OwnWeb):
+    """A tracker over HTTP that tells all the same: these peers ("127.0.0.1:6881"), or a failure; or it hangs.
+
+    It asks to be asked again each second. `passkey` is a part of its URL, as at private trackers.
+    """
+
+    def __init__(
+        self, peers: Iterable[str] = (), *, failure: str = "", hangs: bool = False, passkey: str = ""
+    ) -> None:
+        super().__init__()
+        self.told = list(peers)
+        self._failure = failure.encode()
+        self._hangs = hangs
+        self._passkey = passkey
+
+    @property
+    def announce(self) -> str:
+        """Its URL, as it stands in torrents."""
+        return f"{self.url}/{self._passkey}{'/' if self._passkey else ''}announce"
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        if self._hangs:
+            self.ended.wait()
+            return
+        peers = b"".join(_compact(peer) for peer in self.told)
+        said = b"8:intervali1e12:min intervali1e5:peers%d:%b" % (len(peers), peers)
+        if self._failure:
+            said = b"14:failure reason%d:%b" % (len(self._failure), self._failure)
+        send(request, 200, b"d" + said + b"e")
+
+
+def _compact(peer: str) -> bytes:
+    """Return an address as BEP 23 has it."""
+    host, _, port = peer.rpartition(":")
+    return socket.inet_aton(host) + int(port).to_bytes(2, "big")
