@@ -138,8 +138,6 @@ def encode(value: object) -> bytes:
 
 
 def _encode(value: object, parts: list[bytes], depth: int) -> None:
-    if depth > MAX_DEPTH:
-        raise ValueError(f"nested deeper than {MAX_DEPTH}")
     match value:
         case Raw(data):
             parts.append(data)
@@ -150,6 +148,8 @@ def _encode(value: object, parts: list[bytes], depth: int) -> None:
         case str() | bytes():
             text = _as_bytes(value)
             parts += (b"%d:" % len(text), text)
+        case Mapping() | Sequence() if depth >= MAX_DEPTH:
+            raise ValueError(f"nested deeper than {MAX_DEPTH}")
         case Mapping():
             entries = sorted((_as_bytes(key), item) for key, item in value.items())
             parts.append(b"d")

@@ -90,8 +90,8 @@ def _check_order(node: dict[bytes, Value]) -> None:
 def v2_entries(info: dict[bytes, Value]) -> list[Entry]:
     """Return what ``file tree`` lists, in its order; raises `Damaged`."""
     tree = info.get(b"file tree")
-    if not isinstance(tree, dict) or not tree or b"" in tree:
-        raise Damaged("its file tree is empty, or none")
+    if not isinstance(tree, dict) or b"" in tree:
+        raise Damaged("its file tree is missing, or none")
     _check_order(info)
     _check_order(tree)
     entries: list[Entry] = []
@@ -119,6 +119,4 @@ def v2_entries(info: dict[bytes, Value]) -> list[Entry]:
         entries.append(_entry(path, length, attributes, root if isinstance(root, bytes) else None))
         if number > MAX_FILES:
             raise Damaged(f"it lists more than {MAX_FILES:,} files, which is the most that is taken")
-    if not entries:
-        raise Damaged("its file tree has no file")
     return entries

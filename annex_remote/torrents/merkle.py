@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hashlib import sha256
 
-__all__ = ["BLOCK", "HASH", "data_root", "layer_root", "zero_root"]
+__all__ = ["BLOCK", "HASH", "data_root", "layer_root"]
 
 BLOCK = 16_384
 """Bytes of a leaf."""
@@ -19,12 +19,7 @@ def _zero_roots() -> list[bytes]:
     return roots
 
 
-_ZERO = _zero_roots()
-
-
-def zero_root(height: int) -> bytes:
-    """Return the root of a tree of 2**`height` empty leaves."""
-    return _ZERO[height]
+_ZERO = _zero_roots()  # of trees of 2**height empty leaves
 
 
 def _root(nodes: list[bytes], low: int, height: int) -> bytes:

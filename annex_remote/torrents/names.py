@@ -55,7 +55,7 @@ def safe_name(name: str, *, blanks: bool = True) -> str:
     if name.startswith("-") or name[:4].casefold() == ".git":
         name = f"_{name[1:]}"
     if not blanks:
-        name = "".join("_" if one.isspace() or unicodedata.category(one) == "Zs" else one for one in name)
+        name = "".join("_" if one.isspace() else one for one in name)
     return _cut(name or "_", "")
 
 
@@ -110,13 +110,12 @@ def _folded(name: str) -> str:
     """Return what is equal of names that a file system may take for the same."""
     if name.isascii():
         return name.lower()
-    folded = unicodedata.normalize("NFC", name).casefold()
-    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", folded).casefold())
+    return unicodedata.normalize("NFD", unicodedata.normalize("NFC", name).casefold())
 
 
 def _cut(name: str, mark: str) -> str:
     """Return `name` with `mark` before its extension, cut before that to `MAX_NAME` bytes."""
-    found = _EXTENSION.search(name, 1)
+    found = _EXTENSION.search(name, 1) if "." in name else None
     stem, extension = (name[: found.start()], found[0]) if found else (name, "")
     room = MAX_NAME - len(mark) - len(extension.encode())
     data = stem.encode()

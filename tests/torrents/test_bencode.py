@@ -103,8 +103,10 @@ def test_depth_has_a_bound() -> None:
     for data in (b"l" + deepest + b"e", b"d1:a" * MAX_DEPTH + b"de" + b"e" * MAX_DEPTH):
         with pytest.raises(Damaged, match="in one another"):
             decode(data)
-    with pytest.raises(ValueError, match="deeper"):
-        encode([[value]])
+    for deeper in ([value], {"a": value}):
+        with pytest.raises(ValueError, match="deeper"):
+            encode(deeper)
+    assert encode({"a": decode(deepest[1:-1])})
 
 
 def test_items_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:

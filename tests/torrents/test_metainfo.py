@@ -62,13 +62,14 @@ def test_pads_and_links_are_counted_and_left_out() -> None:
                 entry(0, "link", attr="l", **{"symlink path": ["..", "..", "etc", "passwd"]}),
                 entry(9, "link2", attr="lx"),  # libtorrent: links have no bytes, whatever they say
                 entry(6, "sub", "b", attr="h"),
+                entry(7, ".pad", "7", attr="l"),
                 entry(2, "x", "_____padding_file_0_of BitComet____"),
                 entry(1, ".pad", "x"),
                 entry(1, "x", ".pad", "1"),
             ],
         )
     )
-    assert listed(torrent) == [(1, "a", 5, 0), (6, "sub/b", 6, 15), (8, ".pad/x", 1, 23), (9, "x/.pad/1", 1, 24)]
+    assert listed(torrent) == [(1, "a", 5, 0), (6, "sub/b", 6, 15), (9, ".pad/x", 1, 23), (10, "x/.pad/1", 1, 24)]
     assert torrent.size == 25
     assert not torrent.is_single
 
@@ -218,8 +219,8 @@ REFUSED = {
     "version in words": (info_with(meta_version="2"), "version"),
     "tree without version": (info_with(file_tree={"a": X}), "version 2"),
     "version without tree": (info_with(meta_version=2), "file tree"),
-    "tree that is a list": (tree_with([]), "file tree"),
-    "empty tree": (tree_with({}), "file tree"),
+    "tree that is a list": (tree_with([b"a"]), "file tree"),
+    "empty tree": (tree_with({}), "no file"),
     "tree without files": (tree_with({"a": {"b": {}}}), "no file"),
     "tree of empty files": (tree_with({"a": {"": {"length": 0}}}), "no bytes"),
     "file without a name": (tree_with(X), "file tree"),

@@ -130,6 +130,7 @@ def test_a_name_is_safe(name: str, blanks: bool) -> None:
     ("paths", "safe"),
     [
         (["a/b", "a/c"], ["a/b", "a/c"]),
+        (["a/b", "b", "c/b", "c/a"], ["a/b", "b", "c/b", "c/a"]),
         (["a", "A", "á", "a\u0301"], ["a", "A_2", "á", "a\u0301_2"]),
         (["x.iso", "X.ISO", "x_2.iso"], ["x.iso", "X_2.ISO", "x_2_2.iso"]),
         (["x.tar.gz", "x.tar.gz"], ["x.tar.gz", "x_2.tar.gz"]),
@@ -194,4 +195,5 @@ def test_what_is_shown_stays_on_its_line(text: str) -> None:
 
 def test_what_is_shown() -> None:
     assert printable("Ünï \x1b[2J\u202e") == "Ünï \ufffd[2J\ufffd"
+    assert printable("\x1b[2J") == "\ufffd[2J"
     assert printable("x" * 2000) == "x" * 1000 + "…"
