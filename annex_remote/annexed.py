@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import IO
+from typing import IO, Any
 
-from annex_remote.errors import BadSetting, SwarmError
+from annex_remote.errors import BadSetting, Damaged, SwarmError
+from annex_remote.keyfiles import file_name
 
 __all__ = [
     "KEY",
     "Asked",
+    "files_below",
     "files_of",
     "is_encrypted",
     "is_stored_by_name",
+    "keys_here",
     "keys_in",
     "keys_known",
     "keys_over",
     "keys_somewhere",
     "looked_up",
+    "places_of",
+    "record_urls",
+    "urls_recorded",
 ]
+
+_URLS = ".log.web"
+"""The end of the name of what has a key's URLs."""
 
 MOST_SAID = 1000
 """Bytes that are shown of what git-annex complains about."""
@@ -56,6 +68,11 @@ def keys_in(remote: str) -> Iterator[str]:
     that is too short must not be believed.
     """
     yield from _lines(["findkeys", f"--in={remote}"], b"\n", _MERGED)
+
+
+def keys_here() -> Iterator[str]:
+    """Yield the keys whose content is in this repository; raises `SwarmError`."""
+    yield from _lines(["findkeys", "--in=here"], b"\n", _MERGED)
 
 
 def keys_known() -> Iterator[str]:
@@ -153,6 +170,113 @@ def files_of(remote: str, keys: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
+def files_below(folder: str | None, remote: str = "here") -> Iterator[tuple[str, str]]:
+    """Yield keys and annexed files below `folder`, None for the whole work tree, of what is in `remote`.
+
+    Raises `SwarmError`, also where there is no work tree, or none that `folder` is in.
+    """
+    top = _git("rev-parse", "--show-toplevel").rstrip("\n") if folder is None else folder
+    yield from _pairs([f"--in={remote}", "--", top])
+
+
+def places_of(keys: Iterable[str]) -> dict[str, str]:
+    """Return the absolute paths of the content of those of `keys` that is here, and was not changed since.
+
+    Raises `SwarmError`.
+    """
+    names = _by_file_name(keys)
+    asked = "".join(f"{key}\n" for key in names.values()).encode("utf-8", "surrogateescape")
+    found = {}
+    for line in _lines(["contentlocation", "--batch"], b"\n", typed=asked):
+        key = names.get(os.path.basename(line))
+        if key is not None:
+            found[key] = os.path.abspath(line)
+    return found
+
+
+def urls_recorded(keys: Iterable[str]) -> dict[str, list[str]]:
+    """Return the URLs that the git-annex branch has of those of `keys` that have any, whoever claims them.
+
+    Raises `SwarmError`.
+    """
+    names = _by_file_name(keys)
+    logs: dict[str, str] = {}
+    for path in _git("ls-tree", "-r", "-z", "--name-only", "git-annex").split("\0"):
+        name = path.rpartition("/")[2]
+        if name.endswith(_URLS) and name.removesuffix(_URLS) in names:
+            logs[path] = names[name.removesuffix(_URLS)]
+    asked = "".join(f"git-annex:{path}\n" for path in logs).encode("utf-8", "surrogateescape")
+    said = io.BytesIO(_run(["git", "cat-file", "--batch"], typed=asked))
+    found = {}
+    for key in logs.values():
+        head = said.readline().split()  # its id, its type, its size
+        if len(head) != 3 or not head[2].isdigit():
+            raise SwarmError(f"git cat-file failed: {b' '.join(head)[:MOST_SAID].decode(errors='replace')}")
+        urls = _urls_of(said.read(int(head[2])).decode("utf-8", "surrogateescape"))
+        said.readline()
+        if urls:
+            found[key] = urls
+    return found
+
+
+def _by_file_name(keys: Iterable[str]) -> dict[str, str]:
+    names = {}
+    for key in keys:
+        with suppress(Damaged):  # no key of git-annex's
+            names[file_name(key)] = key
+    return names
+
+
+def _urls_of(log: str) -> list[str]:
+    """Return the URLs of a .log.web: lines of a time, 1 or 0, and a URL, of which the newest line holds.
+
+    ``:`` in front of a URL says that it is not for git-annex's own web remote.
+    """
+    newest: dict[str, tuple[float, bool]] = {}
+    for line in log.splitlines():
+        when, _, rest = line.partition(" ")
+        state, _, url = rest.partition(" ")
+        try:
+            at = float(when.removesuffix("s"))
+        except ValueError:
+            continue
+        if at >= newest.get(url, (at, True))[0]:
+            newest[url] = (at, state == "1")
+    return [url.removeprefix(":") for url, (_, is_there) in newest.items() if is_there]
+
+
+def record_urls(remote: str, urls: Sequence[tuple[str, str]]) -> list[str]:
+    """Record keys' URLs as sources in `remote`, which then counts as having the keys.
+
+    Returns for each, in the order of `urls`, why it could not be recorded, empty if it was: the remote has to
+    claim it, and no other one first. Raises `SwarmError` if git-annex does not come to an end.
+    """
+    asked = "".join(f"{key} {url}\0" for key, url in urls).encode("utf-8", "surrogateescape")
+    command = ["registerurl", f"--remote={remote}", "--batch", "-z", "--json", "--json-error-messages"]
+    said = _run(["git", "annex", *command], typed=asked, fails=True)
+    answers = [json.loads(line) for line in said.splitlines() if line.startswith(b"{")]
+    if len(answers) != len(urls):
+        raise SwarmError(f"git annex registerurl answered {len(answers)} of {len(urls)} times")
+    return ["" if answer.get("success") else _why(answer) for answer in answers]
+
+
+def _why(answer: Mapping[str, Any]) -> str:
+    words = [*answer.get("error-messages", []), answer.get("note", "")]
+    return " ".join("; ".join(filter(None, words)).split()) or "git-annex does not say why"
+
+
+def _run(command: Sequence[str], *, typed: bytes, fails: bool = False) -> bytes:
+    """Return what a command says if it is given `typed`; raises `SwarmError` if it fails, unless it may."""
+    try:
+        done = subprocess.run(command, input=typed, capture_output=True, check=False)
+    except OSError as error:
+        raise SwarmError(f"{command[0]} could not be run: {error.strerror}") from error
+    if done.returncode and not (fails and done.stdout):
+        said = done.stderr[-MOST_SAID:].decode(errors="replace").strip()
+        raise SwarmError(f"{' '.join(command[:3])} failed: {said or done.returncode}")
+    return done.stdout
+
+
 def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield keys and files that `git annex find` finds. No name of a file can have a zero byte."""
     words = _lines(["find", "--format=${key}\\000${file}\\000", *arguments], b"\0")
@@ -160,13 +284,17 @@ def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield key, next(words, "")
 
 
-def _lines(arguments: Sequence[str], end: bytes, options: Sequence[str] = ()) -> Iterator[str]:
+def _lines(
+    arguments: Sequence[str], end: bytes, options: Sequence[str] = (), *, typed: bytes = b""
+) -> Iterator[str]:
     # In a file there is room for all that it complains about; a pipe is full at some time, and then both wait.
-    with tempfile.TemporaryFile() as complaints:
+    with tempfile.TemporaryFile() as complaints, tempfile.TemporaryFile() as told:
+        told.write(typed)
+        told.seek(0)
         try:
             process = subprocess.Popen(
                 ["git", *options, "annex", *arguments],
-                stdin=subprocess.DEVNULL,
+                stdin=told,
                 stdout=subprocess.PIPE,
                 stderr=complaints,
             )

@@ -16,6 +16,7 @@ from rich.filesize import decimal
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from annex_remote.cli.keeping import counting, json_option, seconds
+from annex_remote.cli.sources import register, url_given
 from annex_remote.cli.terminal import err, out, plainly
 from annex_remote.errors import BadSetting, SwarmError
 from annex_remote.limits import format_size, parse_size
@@ -58,16 +59,9 @@ def _looked_at(what: str, timeout: float, listen: str, dht: str) -> tuple[Metain
     from annex_remote.torrents.addresses import read_allowed
     from annex_remote.torrents.settings import read_torrent_settings
     from annex_remote.torrents.source import TorrentSource
-    from annex_remote.torrents.urls import TorrentUrl, shown, torrent_url
+    from annex_remote.torrents.urls import shown
 
-    url = torrent_url(what)
-    if os.path.isfile(what):  # whatever it is called
-        url = TorrentUrl(what, os.path.abspath(what), None, None)
-    if url is None:
-        raise BadSetting(
-            f"{shown(what)} is neither a file nor the URL of a torrent: give a .torrent file, an http, https or "
-            "file URL of one, or a magnet link with a BitTorrent hash (xt=urn:btih:… or urn:btmh:…)"
-        )
+    url = url_given(what)
     settings = read_torrent_settings({"listen": listen, "dht": dht, "transport": "foreground"})
     with tempfile.TemporaryDirectory(prefix="swarm-") as folder, _waiting(shown(url.place)):
         source = TorrentSource(replace(settings, timeout=max(1.0, timeout)), read_allowed(None), folder)
@@ -94,6 +88,10 @@ def _waiting(what: str) -> Iterator[None]:
 
 def _kind(metainfo: Metainfo) -> str:
     return "hybrid" if metainfo.v1 and metainfo.v2 else "v1" if metainfo.v1 else "v2"
+
+
+def _count(metainfo: Metainfo) -> str:
+    return "1 file" if len(metainfo.files) == 1 else f"{len(metainfo.files):,} files"
 
 
 def _magnet(metainfo: Metainfo, chosen: TorrentFile | None) -> str | None:
@@ -135,11 +133,10 @@ def _print_about(metainfo: Metainfo, chosen: TorrentFile | None) -> None:
     from annex_remote.torrents.urls import shown
 
     size = sum(file.size for file in metainfo.files)
-    files = "1 file" if len(metainfo.files) == 1 else f"{len(metainfo.files):,} files"
     rows = [("name", _both(printable(metainfo.name), safe_name(metainfo.name))), ("kind", _kind(metainfo))]
     rows += [(f"hash {kind}", each.hex()) for kind, each in (("v1", metainfo.v1), ("v2", metainfo.v2)) if each]
     rows += [
-        ("size", f"{decimal(size)} in {files} ({size:,} bytes)"),
+        ("size", f"{decimal(size)} in {_count(metainfo)} ({size:,} bytes)"),
         ("pieces", f"{metainfo.pieces:,} of {format_size(metainfo.piece_length)}"),
     ]
     if metainfo.private:
@@ -228,7 +225,7 @@ def create(
     if as_json:
         click.echo(json.dumps({"file": path, **_about(metainfo, None)}))
         return
-    out.print(f"{path}: {len(metainfo.files):,} files, {decimal(contents.size)}", markup=False)
+    out.print(f"{path}: {_count(metainfo)}, {decimal(contents.size)}", markup=False)
     for hash_, each in (("v1", metainfo.v1), ("v2", metainfo.v2)):
         if each:
             out.print(f"{hash_} {each.hex()}", markup=False)
@@ -262,3 +259,6 @@ def _write(path: str, document: bytes, force: bool) -> None:
         with suppress(OSError):
             if part:
                 os.unlink(part)
+
+
+torrent.add_command(register)
