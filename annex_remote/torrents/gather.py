@@ -114,6 +114,8 @@ class Gathering:
         self._began = clock()
         self._planned = 0.0
         self._position = 0
+        self._coming = 0
+        """Bytes from the position on that somebody else brings soon."""
         self._stop = False
         """True if somebody else is to write now."""
         self._running = False
@@ -298,6 +300,9 @@ class Gathering:
         for index, part in enumerate(self._parts):
             first = part.piece_at(self._position) if self._position < part.file.size else part.span.stop
             pieces = range(first, part.span.stop)
+            if self._coming:
+                rest = range(min(part.piece_at(self._position + self._coming), part.span.stop), part.span.stop)
+                pieces = rest if any(not part.torrent.has(piece) for piece in rest) else pieces
             if index == 0 or not pieces:
                 wanted = order(pieces, self._anywhere(part), part.metainfo.piece_length)
             else:
@@ -344,7 +349,7 @@ class Gathering:
     def give_back(self) -> None:
         """Let `run` write again."""
         with self._changed:
-            self._stop = False
+            self._stop, self._coming = False, 0
             self._began = self._clock()
             self._planned = 0.0
 
@@ -356,9 +361,12 @@ class Gathering:
                 part.torrent.want(self, {})
             return list(self._parts)
 
-    def has(self, start: int, end: int) -> bool:
-        """True if the bytes from `start` to `end` are there; also decides what to ask peers for next."""
-        self._position = start
+    def has(self, start: int, end: int, coming: int) -> bool:
+        """True if the bytes from `start` to `end` are there; also decides what to ask peers for next.
+
+        `coming` bytes from `start` on come from shares soon: peers are asked for them last.
+        """
+        self._position, self._coming = start, coming
         if not self._parts:
             return False
         self._plan(backward)

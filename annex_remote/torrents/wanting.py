@@ -1,6 +1,7 @@
 """Which pieces to ask peers for: in order, or from the end against somebody who comes from the front. Pure.
 
-libtorrent takes a priority from 0 (not wanted) to 7 for each piece; of equal ones it takes the rarest.
+libtorrent takes a priority from 0 (not wanted) to 7 for each piece; of equal ones it takes the rarest. 7 is left
+out: it looks for such pieces in another way, which costs a third of the speed.
 """
 
 from __future__ import annotations
@@ -9,25 +10,25 @@ from collections.abc import Callable, Sequence
 
 __all__ = ["backward", "forward"]
 
-NEAR = 16 << 20
-"""Bytes that are wanted before all others: what peers are asked for at one time, and some more."""
-SOON = 64 << 20
+STEPS = ((1 << 20, 6), (4 << 20, 5), (16 << 20, 4), (64 << 20, 3))
+"""Up to how many bytes ahead a piece is how urgent."""
+LATER = 1
+"""Priority of the rest: there, the swarm is given what is rare."""
 
-TOP, NEXT, LATER = 6, 4, 1
-"""7 is left out: libtorrent looks for such pieces in another way, which costs a third of the speed."""
+WINDOW = 16 << 20
+"""Bytes that are wanted at one time from the end: what peers are asked for at once, and some more."""
 
 
 def forward(pieces: Sequence[int], has: Callable[[int], bool], piece_length: int) -> dict[int, int]:
-    """Return the priorities of those of `pieces` that are missing, if they are wanted in this order.
-
-    Those at the front come first; from the rest, the swarm is given what is rare.
-    """
-    wanted: dict[int, int] = {}
-    ahead = 0
-    for piece in pieces:
-        if not has(piece):
-            wanted[piece] = TOP if ahead < NEAR else NEXT if ahead < SOON else LATER
-        ahead += piece_length
+    """Return the priorities of those of `pieces` that are missing, if they are wanted in this order."""
+    missing = [piece for piece in pieces if not has(piece)]
+    wanted = dict.fromkeys(missing, LATER)
+    first = 0
+    for size, priority in STEPS:
+        # Two pieces at least, so that there is more than one to ask for.
+        end = max(first + 2, -(-size // piece_length))
+        wanted.update(dict.fromkeys(missing[first:end], priority))
+        first = end
     return wanted
 
 
@@ -36,10 +37,6 @@ def backward(pieces: Sequence[int], has: Callable[[int], bool], piece_length: in
 
     So the two meet at one place, and little is fetched twice.
     """
-    wanted: dict[int, int] = {}
-    for piece in reversed(pieces):
-        if not has(piece):
-            wanted[piece] = TOP
-            if len(wanted) * piece_length >= NEAR and len(wanted) > 1:
-                break
-    return wanted
+    ordered = forward(pieces[::-1], has, piece_length)
+    most = max(2, -(-WINDOW // piece_length))
+    return dict(list(ordered.items())[:most])

@@ -6,6 +6,7 @@ where a part that was there before turns out to be wrong.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -25,6 +26,7 @@ from annex_remote.transfer.keys import content_is_fixed
 from annex_remote.transfer.opening import OpenShare
 from annex_remote.transfer.pipeline import CORES, in_order
 from annex_remote.transfer.presence import GRACE, Look, Sighting, best_first
+from annex_remote.transfer.schedule import AHEAD
 from annex_remote.transfer.sites import Clock, Notes, Site, explain, shares
 from annex_remote.transfer.trace import Trace
 
@@ -33,6 +35,11 @@ __all__ = ["Aside", "Download"]
 LATE = 5.0
 """Seconds after which a store that has still not answered is reported."""
 
+BESIDE_AHEAD = 0.3
+"""Seconds that requests are ahead at most where there is another source: when both meet, these are in vain."""
+LEAST_BESIDE = 4
+"""Segments, likewise, at least."""
+
 
 class Aside(Protocol):
     """Another source of an object's content, which works from the end while shares bring it from the front."""
@@ -40,8 +47,11 @@ class Aside(Protocol):
     def take_over(self) -> None:
         """Wait until the other one writes nothing into the file any more; raises `Cancelled` if it is whole."""
 
-    def has(self, start: int, end: int) -> bool:
-        """True if the other one has the bytes from `start` to `end`. Asked all the time."""
+    def has(self, start: int, end: int, coming: int) -> bool:
+        """True if the other one has the bytes from `start` to `end`. Asked all the time.
+
+        So many bytes from `start` on are `coming` from shares soon, and nobody else need fetch them.
+        """
 
     def take(self, start: int, end: int) -> bytes | None:
         """Return these bytes, proved, or None if they are not there after all."""
@@ -173,11 +183,16 @@ class _Writing:
         self._download = download
         self._trace = download.trace
         self._aside = download.aside
+        self._began = download.clock()
+        self._brought = 0
+        """Segments that shares have brought."""
         self._header = group[0].header
         self._layout = self._header.layout
         keys = ObjectKeys(download.read_secret, download.annex_key, self._header.cipher)
         self._codec = SegmentCodec(keys, self._layout)
         self._fetch = Fetch(group, look, self._codec.decode, download.fetching)
+        if self._aside is not None:
+            self._fetch.most_ahead = LEAST_BESIDE
 
     def run(self) -> None:
         """Write the object; if a part that was there before was wrong, write it again from the start."""
@@ -266,8 +281,7 @@ class _Writing:
                 hasher.update(nonce)
                 if index >= begin:
                     self._append(descriptor, index, data)
-                    if self._aside is not None:
-                        self._aside.offer(index * SEGMENT_SIZE, data)
+                    self._came(index, data)
                 index += 1
         return bool(hasher.digest() == self._header.content_id)
 
@@ -280,9 +294,19 @@ class _Writing:
         beyond = self._aside.beyond if self._aside is not None else 0
         self._download.progress(min(done + beyond, self._layout.size))
 
+    def _came(self, index: int, data: bytes | memoryview) -> None:
+        """Let the other source have a segment, and see how far to be ahead of it."""
+        if self._aside is None:
+            return
+        self._aside.offer(index * SEGMENT_SIZE, data)
+        self._brought += 1
+        rate = self._brought / max(0.001, self._download.clock() - self._began)
+        self._fetch.most_ahead = max(LEAST_BESIDE, min(AHEAD, math.ceil(rate * BESIDE_AHEAD)))
+
     def _is_aside(self, index: int) -> bool:
         start = index * SEGMENT_SIZE
-        return self._aside is not None and self._aside.has(start, start + self._layout.plain_length(index))
+        end, coming = start + self._layout.plain_length(index), self._fetch.most_ahead * SEGMENT_SIZE
+        return self._aside is not None and self._aside.has(start, end, coming)
 
     def _take_aside(self, index: int) -> bytes | None:
         start = index * SEGMENT_SIZE

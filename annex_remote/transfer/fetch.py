@@ -16,7 +16,7 @@ from annex_remote.transfer.figures import LEAST_OVERDUE, Book, Figures
 from annex_remote.transfer.opening import OpenShare
 from annex_remote.transfer.pipeline import CORES
 from annex_remote.transfer.presence import Look
-from annex_remote.transfer.schedule import Request, Schedule, Source
+from annex_remote.transfer.schedule import AHEAD, Request, Schedule, Source
 from annex_remote.transfer.sites import Clock, Notes, explain
 from annex_remote.transfer.trace import Line, Trace
 from annex_remote.workers import workers
@@ -104,6 +104,8 @@ class Fetch(Generic[T]):
         """The segment that was to be taken when it was last decided."""
         self._busy_from = time.process_time(), time.monotonic()
         """Processor time, and the time, when it was last seen how busy this program is."""
+        self.most_ahead = AHEAD
+        """Segments that may be under way at most."""
         self._trace.size, self._trace.needed = self._layout.size, self._layout.needed
 
     def segments(self, first: int = 0, until: Callable[[int], bool] | None = None) -> Iterator[T]:
@@ -188,6 +190,7 @@ class Fetch(Generic[T]):
                 self._schedule.add(_source(share))
         self._give_up_stalled(now)
         self._see_how_busy()
+        self._schedule.most_ahead = self.most_ahead
         try:
             requests = self._schedule.plan(index, now)
         except NotEnough:

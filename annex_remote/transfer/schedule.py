@@ -174,6 +174,8 @@ class Schedule:
         self.window = MIN_WINDOW
         """Segments in the requests that are made now."""
         self._ahead = AHEAD
+        self.most_ahead = AHEAD
+        """To be set to less where what is under way may turn out not to be wanted."""
         self._looks_at = -math.inf
         """When it is to be seen again who is overdue, if nothing else is to be decided."""
         self.is_busy = False
@@ -305,7 +307,8 @@ class Schedule:
 
         Raises `NotEnough` if a segment cannot get `needed` good blocks any more.
         """
-        self._open_until(min(written + self._ahead, self._end))
+        ahead = min(self._ahead, max(self.most_ahead, 2 * self.window))
+        self._open_until(min(written + ahead, self._end))
         if not self._short and (not self._open or now < self._looks_at):
             return []
         self._looks_at = now + GLANCE
