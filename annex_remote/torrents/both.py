@@ -83,6 +83,6 @@ def fetch_from_both(gathering: Gathering, from_shares: Callable[[], None], stop:
                 raise
             except SwarmError as error:
                 torrents = error
-        raise NotEnough(f"from shares: {shares.error}; from torrents: {torrents}") from shares.error
+        raise NotEnough(f"from torrents: {torrents}; from shares: {shares.error}") from shares.error
     finally:
         stop.set()

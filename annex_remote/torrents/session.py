@@ -17,6 +17,7 @@ from typing import Any
 from annex_remote.errors import Cancelled, SwarmError, Unavailable
 from annex_remote.torrents import library
 from annex_remote.torrents.addresses import Allowed
+from annex_remote.torrents.known import NOTHING_MORE, Extra, sifted
 from annex_remote.torrents.metainfo import Metainfo, from_info
 from annex_remote.torrents.settings import Endpoint, TorrentSettings
 from annex_remote.torrents.torrent import Torrent, Tried
@@ -24,7 +25,7 @@ from annex_remote.torrents.urls import Magnet
 from annex_remote.torrents.work import WorkFolder, sweep
 from annex_remote.workers import workers
 
-__all__ = ["Extra", "Rate", "Rules", "Session"]
+__all__ = ["Rate", "Rules", "Session"]
 
 log = logging.getLogger(__name__)
 
@@ -56,15 +57,6 @@ class Rules:
     background: bool = False
     down: Rate = lambda: None
     up: Rate = lambda: None
-
-
-@dataclass(frozen=True)
-class Extra:
-    """Where a torrent can be had, beside what its metainfo says; the first trackers are asked first."""
-
-    trackers: tuple[str, ...] = ()
-    web_seeds: tuple[str, ...] = ()
-    peers: tuple[Endpoint, ...] = ()
 
 
 @dataclass(eq=False)
@@ -127,7 +119,7 @@ class Session:
     def join(
         self,
         metainfo: Metainfo,
-        extra: Extra = Extra(),
+        extra: Extra = NOTHING_MORE,
         *,
         wanted: Iterable[int] = (),
         in_place: Sequence[str | None] = (),
@@ -144,7 +136,7 @@ class Session:
             joined = self._joined.get(metainfo.id)
             if joined is not None:
                 joined.users += 1
-                self._add_sources(joined.handle, extra)
+                self._add_sources(joined.handle, sifted(extra, self._rules.allowed, joined.torrent.tried))
                 joined.torrent.begin_with(wanted)
                 return joined.torrent
             session = self._running()
@@ -152,7 +144,8 @@ class Session:
             torrent = Torrent(metainfo, self.changed, self._clock)
             torrent.begin_with(wanted)
             try:
-                params = self._params(metainfo, extra, folder, in_place)
+                known = self._of(metainfo, extra, torrent.tried)
+                params = self._params(metainfo, known, folder, in_place)
                 if folder is not None:
                     params.piece_priorities = _priorities(torrent)
                 handle = session.add_torrent(params)
@@ -163,7 +156,7 @@ class Session:
             joined = self._joined[metainfo.id] = _Joined(torrent, handle, folder)
             torrent.tried.dht = self._dht_in_words(metainfo)
             torrent.attach(_Handle(self, joined))
-            self._add_sources(handle, extra)
+            self._add_sources(handle, Extra(peers=known.peers))
             return torrent
 
     def leave(self, torrent: Torrent, done: Sequence[int] | None) -> None:
@@ -186,7 +179,7 @@ class Session:
                 joined.seeds_to = settings.seed_ratio * len(joined.done) * torrent.metainfo.piece_length
 
     def metadata(
-        self, magnet: Magnet, extra: Extra, *, timeout: float, cancelled: threading.Event, user: str = "magnet"
+        self, magnet: Magnet, extra: Extra, *, timeout: float, cancelled: threading.Event, user: str = "the magnet"
     ) -> Metainfo:
         """Return what peers have of a magnet's metadata; raises `Unavailable` after `timeout` seconds without."""
         name = (magnet.v1 or magnet.v2 or b"").hex()
@@ -197,7 +190,7 @@ class Session:
                 seeking = self._seek(name, magnet, extra)
             else:
                 seeking.users += 1
-                self._add_sources(seeking.handle, extra)
+                self._add_sources(seeking.handle, sifted(extra, self._rules.allowed, seeking.tried))
             try:
                 while seeking.found is None and seeking.error is None:
                     if cancelled.is_set():
@@ -205,7 +198,7 @@ class Session:
                     if self._clock() >= until:
                         self._look(self._clock())
                         raise Unavailable(
-                            f"nobody had the metadata of the {user} within {timeout:g} seconds: "
+                            f"nobody had the metadata of {user} within {timeout:g} seconds: "
                             f"{seeking.tried.in_words()}; a private torrent cannot be had by its magnet, only by "
                             "its .torrent file"
                         )
@@ -266,34 +259,38 @@ class Session:
     ) -> Any:
         params = library.torrent_params(metainfo, folder.resume_data() if folder is not None else None)
         library.dress(params, metainfo, folder.path if folder is not None else None, in_place)
-        trackers = [*extra.trackers, *(url for tier in metainfo.trackers for url in tier)]
-        params.trackers = list(dict.fromkeys(trackers))
+        params.trackers = list(extra.trackers)
         params.tracker_tiers = list(range(len(params.trackers)))
-        params.url_seeds = list(dict.fromkeys([*metainfo.web_seeds, *extra.web_seeds]))
-        met = self._met.pop(metainfo.id, [])
-        params.peers = [] if metainfo.private else self._permitted([*extra.peers, *met])
+        params.url_seeds = list(extra.web_seeds)
+        params.peers = list(extra.peers)
         return params
 
-    def _permitted(self, peers: Sequence[Endpoint]) -> list[Endpoint]:
-        return [(host, port) for host, port in peers if self._rules.allowed.permits(host, port)]
+    def _of(self, metainfo: Metainfo, extra: Extra, tried: Tried) -> Extra:
+        """Return all that is known of where a torrent can be had."""
+        trackers = tuple(url for tier in metainfo.trackers for url in tier)
+        met = () if metainfo.private else (*extra.peers, *self._met.pop(metainfo.id, []))
+        known = Extra((*extra.trackers, *trackers), (*metainfo.web_seeds, *extra.web_seeds), met)
+        return sifted(known, self._rules.allowed, tried)
 
     def _add_sources(self, handle: Any, extra: Extra) -> None:
         for tier, url in enumerate(extra.trackers):
             handle.add_tracker({"url": url, "tier": tier})
         for url in extra.web_seeds:
             handle.add_url_seed(url)
-        for peer in self._permitted(extra.peers):
+        for peer in extra.peers:
             handle.connect_peer(peer)
 
     def _seek(self, name: str, magnet: Magnet, extra: Extra) -> _Seeking:
         session = self._running()
         params = library.magnet_params(magnet)
-        params.trackers = list(dict.fromkeys([*extra.trackers, *magnet.trackers]))
+        tried = Tried(dht=self._dht_in_words())
+        given = Extra((*extra.trackers, *magnet.trackers), (), (*magnet.peers, *extra.peers))
+        known = sifted(given, self._rules.allowed, tried)
+        params.trackers = list(known.trackers)
         params.tracker_tiers = list(range(len(params.trackers)))
-        params.peers = self._permitted([*magnet.peers, *extra.peers])
-        seeking = _Seeking(magnet, session.add_torrent(params), Tried(dht=self._dht_in_words()))
-        self._seeking[name] = seeking
-        self._add_sources(seeking.handle, Extra(peers=(*magnet.peers, *extra.peers)))
+        params.peers = list(known.peers)
+        seeking = self._seeking[name] = _Seeking(magnet, session.add_torrent(params), tried)
+        self._add_sources(seeking.handle, Extra(peers=known.peers))
         return seeking
 
     def _stop_seeking(self, name: str, seeking: _Seeking) -> None:

@@ -19,8 +19,9 @@ from annex_remote.protocol.handler import UrlContents, UrlFile
 from annex_remote.torrents.addresses import Allowed
 from annex_remote.torrents.cache import Cache
 from annex_remote.torrents.gather import Gathering, Part
+from annex_remote.torrents.known import Extra
 from annex_remote.torrents.metainfo import Metainfo, TorrentFile, parse
-from annex_remote.torrents.session import Extra, Rate, Rules, Session
+from annex_remote.torrents.session import Rate, Rules, Session
 from annex_remote.torrents.settings import TorrentSettings
 from annex_remote.torrents.torrent import Torrent
 from annex_remote.torrents.urls import Magnet, TorrentUrl, shown
@@ -120,7 +121,7 @@ class TorrentSource:
             Extra(trackers=_in_turn(magnet.trackers), peers=magnet.peers),
             timeout=self.settings.timeout,
             cancelled=cancelled,
-            user=magnet.name or f"magnet {magnet.id[:12]}",
+            user=repr(magnet.name) if magnet.name else f"the magnet {magnet.id}",
         )
         self._cache.keep(metainfo)
         return metainfo

@@ -51,6 +51,8 @@ class Tried:
     """Most that were known of."""
     seeds: int = 0
     dht: str = ""
+    refused: set[str] = field(default_factory=set)
+    """Hosts that were not asked, since their addresses are private ones."""
     bad: int = 0
     """Pieces that did not prove."""
 
@@ -67,6 +69,11 @@ class Tried:
         parts += [f"web seed {shown(url)}: {said}" for url, said in self.web_seeds.items()]
         if self.bad:
             parts.append(f"{self.bad} pieces came damaged")
+        if self.refused:
+            parts.append(
+                f"{', '.join(sorted(self.refused)[:5])} not asked, as annex.security.allowed-ip-addresses does "
+                "not allow it"
+            )
         if self.dht:
             parts.append(self.dht)
         return "; ".join(parts)

@@ -166,6 +166,8 @@ class Download:
         )
 
     def _not_enough(self, sighting: Sighting) -> NotEnough:
+        if self.aside is not None and len(sighting.absent) == sighting.sites:
+            return NotEnough("none are stored")  # the usual thing where there are other sources
         causes = Notes()
         sighting.note(causes)
         found = f"{shares(len(sighting.shares))} found, {self.needed} are needed"
