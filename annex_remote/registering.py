@@ -69,8 +69,7 @@ class Registration:
     @property
     def bytes_to_read(self) -> int:
         """About as many as `prove` reads."""
-        sizes = {file.size for file in self.metainfo.files}
-        return sum(candidate.size for candidate in self.candidates if candidate.size in sizes)
+        return sum(candidate.size for candidate in self.candidates)
 
     def prove(self) -> list[Outcome]:
         """Return what of the torrent is here, and which of its URLs are not recorded yet."""

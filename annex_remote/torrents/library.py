@@ -21,6 +21,7 @@ from annex_remote.torrents.urls import Magnet
 __all__ = [
     "address_filter",
     "dress",
+    "is_checking",
     "libtorrent",
     "magnet_params",
     "resume_data_of",
@@ -183,6 +184,11 @@ def dress(params: Any, metainfo: Metainfo, folder: str | None, in_place: Sequenc
         params.flags |= libtorrent().torrent_flags.upload_mode
         params.save_path = os.devnull
         params.renamed_files = {index: path or os.devnull for index, path in zip(indices, in_place, strict=True)}
+        if all(path or not file.size for path, file in zip(in_place, metainfo.files, strict=True)):
+            # All of it is believed to be there until somebody wants a piece: that is hashed before it goes out,
+            # and one that does not prove has everything hashed. With priorities nothing is believed.
+            params.flags |= libtorrent().torrent_flags.seed_mode
+            return
         for index, path in zip(indices, in_place, strict=True):
             wanted[index] = _WANTED if path else 0
     else:
@@ -191,6 +197,12 @@ def dress(params: Any, metainfo: Metainfo, folder: str | None, in_place: Sequenc
         for index, file in zip(indices, metainfo.files, strict=True):
             wanted[index] = _WANTED if file.size else 0
     params.file_priorities = wanted
+
+
+def is_checking(status: Any) -> bool:
+    """True if it is not known yet what of a torrent is here."""
+    states = libtorrent().torrent_status.states
+    return status.state in (states.checking_files, states.checking_resume_data)
 
 
 def resume_data_of(params: Any) -> bytes:

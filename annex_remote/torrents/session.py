@@ -25,7 +25,7 @@ from annex_remote.torrents.urls import Magnet
 from annex_remote.torrents.work import WorkFolder, sweep
 from annex_remote.workers import workers
 
-__all__ = ["Rate", "Rules", "Session"]
+__all__ = ["Rate", "Rules", "Session", "Standing"]
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +57,16 @@ class Rules:
     background: bool = False
     down: Rate = lambda: None
     up: Rate = lambda: None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a torrent stands: pieces that are here, peers connected, bytes given, and if more is looked at."""
+
+    pieces: int
+    peers: int
+    uploaded: int
+    is_checking: bool
 
 
 @dataclass(eq=False)
@@ -211,6 +221,23 @@ class Session:
             raise seeking.error
         assert seeking.found is not None
         return seeking.found
+
+    def drop(self, torrent: Torrent) -> None:
+        """Remove `torrent` at once, whoever else wants it: for what is served in place, and has changed."""
+        with self.changed:
+            joined = self._joined.get(torrent.metainfo.id)
+            if joined is not None and joined.torrent is torrent:
+                self._remove(joined)
+
+    def standing(self, torrent: Torrent) -> Standing | None:
+        """Return how `torrent` stands now, None if it is not here any more."""
+        with self.changed:
+            joined = self._joined.get(torrent.metainfo.id)
+            if joined is None or joined.torrent is not torrent:
+                return None
+            status = joined.handle.status()
+        checking = library.is_checking(status)
+        return Standing(status.num_pieces, status.num_peers, status.total_payload_upload, checking)
 
     def port(self) -> int:
         """Return the port that peers can connect to, 0 for none."""
