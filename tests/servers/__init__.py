@@ -6,6 +6,15 @@
 Every server has `host`, `port`, `pid`, `folder` and `log`; most have `root`, the directory where their files are,
 so that a test can put and damage files behind their back. `stop()`, `kill()` and `start()` keep the port.
 A server that cannot be had skips the test, or fails it in CI: see `available`.
+
+BitTorrent peers (`Peer`) and trackers (`Tracker`) are told what to do, and say when it is done:
+
+    with BitTorrentTracker(tmp_path / "tracker") as tracker, Aria2(tmp_path / "peer") as peer:
+        torrent = make_torrent(tmp_path / "content" / "file", trackers=[tracker.announce])
+        tracker.wait_for(peer.seed(torrent, tmp_path / "content"), seeds=1)
+
+What no good server does is done by small ones of ours: `LyingSeed`, `DyingSeed`, `ToldTracker`, and `LibtorrentPeer`
+when it is told to lie.
 """
 
 from tests.servers.apache import apache_dav

@@ -52,7 +52,6 @@ class Peer:
         self, address: str, *, transport: str, encryption: str, dht: list[str] | None, unchecked: bool
     ) -> None:
         policy = {"none": lt.enc_policy.disabled, "allowed": lt.enc_policy.enabled, "forced": lt.enc_policy.forced}
-        self._unchecked = unchecked
         self._session = _session(
             address,
             {
@@ -80,8 +79,6 @@ class Peer:
         """Offer it, at so many bytes a second at most (0: no limit); return its info-hash when it is checked."""
         about = lt.load_torrent_buffer(Path(torrent).read_bytes())
         about.flags |= lt.torrent_flags.upload_mode
-        if self._unchecked:
-            about.flags |= lt.torrent_flags.seed_mode
         handle = self._add(about, content)
         handle.set_upload_limit(upload_limit)
         _wait(lambda: str(handle.status().state) in ("seeding", "downloading"), _PATIENCE, self._told)

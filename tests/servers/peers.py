@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tests.servers.control import Controlled
+from tests.servers.ports import HOST
 from tests.servers.torrents import PATIENCE, Peer
 
 _PROGRAM = Path(__file__).with_name("libtorrent_peer.py")
@@ -19,6 +20,7 @@ class LibtorrentPeer(Controlled, Peer):
 
     transport: what it takes and makes connections by; "both" tries μTP first.
     dht: the nodes to enter the DHT by; without any it takes no part.
+    host: its address, one below 127; libtorrent at its defaults keeps one connection to each address only.
     unchecked: it seeds whatever is in the folder, and says that it is the torrent's, as a peer that lies.
     """
 
@@ -31,9 +33,11 @@ class LibtorrentPeer(Controlled, Peer):
         transport: Literal["tcp", "utp", "both"] = "both",
         encryption: Literal["none", "allowed", "forced"] = "allowed",
         dht: Iterable[str] = (),
+        host: str = HOST,
         unchecked: bool = False,
     ) -> None:
         super().__init__(folder)
+        self.host = host
         self._options = {
             "transport": transport,
             "encryption": encryption,

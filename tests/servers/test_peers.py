@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -128,6 +127,8 @@ def test_libtorrent_speaks_it_all(
 ) -> None:
     with LibtorrentPeer(tmp_path / "seeder", transport=transport) as seeder:
         torrent = share(content, kind=kind)
+        hashes = lt.load_torrent_buffer(torrent.read_bytes()).info_hashes
+        assert (hashes.has_v1(), hashes.has_v2()) == (kind != "v2", kind != "v1")
         seeder.seed(torrent, content)
         leecher.fetch(magnet_of(torrent, peers=[seeder.address]), into)
     assert same(content, into)
@@ -149,15 +150,30 @@ def test_libtorrent_seeds_no_faster_than_it_is_told(
         leecher.status(identity)
 
 
-def test_libtorrent_by_one_transport_has_no_other(content: Path, into: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("transport", ["tcp", "utp"])
+@pytest.mark.parametrize("chooses", ["seeder", "leecher"])
+def test_libtorrent_keeps_to_its_transport(
+    transport: Literal["tcp", "utp"], chooses: str, content: Path, into: Path, tmp_path: Path
+) -> None:
     with (
-        LibtorrentPeer(tmp_path / "seeder", transport="tcp") as seeder,
-        LibtorrentPeer(tmp_path / "leecher", transport="utp") as leecher,
+        LibtorrentPeer(tmp_path / "seeder", transport=transport if chooses == "seeder" else "both") as seeder,
+        LibtorrentPeer(tmp_path / "leecher", transport=transport if chooses == "leecher" else "both") as leecher,
     ):
         torrent = share(content)
-        seeder.seed(torrent, content)
-        with pytest.raises(ServerError, match="could not wait"):
-            leecher.wait(leecher.begin(torrent, into, peers=[seeder.address]), timeout=A_WHILE)
+        seeder.seed(torrent, content, upload_limit=20_000)
+        identity = leecher.begin(torrent, into, peers=[seeder.address])
+        until(lambda: leecher.status(identity)["downloaded"] > 0)
+        assert [peer["utp"] for peer in leecher.status(identity)["peers"]] == [transport == "utp"]
+
+
+def test_libtorrent_at_another_address(content: Path, into: Path, leecher: LibtorrentPeer, tmp_path: Path) -> None:
+    with LibtorrentPeer(tmp_path / "seeder", host="127.0.0.9") as seeder:
+        torrent = share(content)
+        identity = leecher.begin(torrent, into)
+        seeder.connect(seeder.seed(torrent, content, upload_limit=20_000), leecher.address)
+        until(lambda: leecher.status(identity)["downloaded"] > 0)
+        [peer] = leecher.status(identity)["peers"]
+        assert peer["address"].partition(":")[0] == "127.0.0.9"
 
 
 def test_libtorrent_keeps_to_its_encryption(content: Path, into: Path, tmp_path: Path) -> None:
@@ -175,8 +191,9 @@ def test_libtorrent_keeps_to_its_encryption(content: Path, into: Path, tmp_path:
     assert same(content, into)
 
 
-def test_a_peer_that_lies(content: Path, into: Path, leecher: LibtorrentPeer, tmp_path: Path) -> None:
-    torrent = share(content)
+@pytest.mark.parametrize("kind", ["v1", "v2"])
+def test_a_peer_that_lies(kind: Kind, content: Path, into: Path, leecher: LibtorrentPeer, tmp_path: Path) -> None:
+    torrent = share(content, kind=kind)
     lies = tmp_path / "lies"
     lies.mkdir()
     (lies / "a b.bin").write_bytes(bytes(SIZE))
@@ -201,14 +218,15 @@ def test_a_peer_seeds_only_what_is_right(content: Path, seeder: LibtorrentPeer) 
 
 
 @pytest.mark.parametrize("utp", [False, True])
-def test_transmission_with_and_without_utp(utp: bool, tmp_path: Path) -> None:
-    with Transmission(tmp_path / "peer", utp=utp) as peer, socket.socket(type=socket.SOCK_DGRAM) as other:
-        try:
-            other.bind((HOST, peer.port))
-            taken = False
-        except OSError:
-            taken = True
-        assert taken == utp
+def test_transmission_with_and_without_utp(
+    utp: bool, content: Path, into: Path, leecher: LibtorrentPeer, tmp_path: Path
+) -> None:
+    with Transmission(tmp_path / "peer", utp=utp) as peer:
+        torrent = share(content)
+        peer.seed(torrent, content)
+        identity = leecher.begin(torrent, into, peers=[peer.address])
+        until(lambda: "Transmission" in str(leecher.status(identity)["peers"]))
+        assert [other["utp"] for other in leecher.status(identity)["peers"]] == [utp]
 
 
 # Who tells of peers
@@ -265,6 +283,8 @@ def test_a_told_tracker_that_refuses_or_hangs(content: Path, into: Path, leecher
     with ToldTracker(failure="unregistered torrent") as refusing, ToldTracker(hangs=True) as hanging:
         identity = leecher.begin(share(content, trackers=[refusing.announce, hanging.announce]), into)
         until(lambda: bool(refusing.asked and hanging.asked))
+        with pytest.raises(requests.Timeout):
+            requests.get(hanging.announce, timeout=A_WHILE)
         with pytest.raises(ServerError, match="unregistered torrent"):
             leecher.wait(identity, timeout=A_WHILE)
 
