@@ -13,8 +13,8 @@ BitTorrent peers (`Peer`) and trackers (`Tracker`) are told what to do, and say 
         torrent = make_torrent(tmp_path / "content" / "file", trackers=[tracker.announce])
         tracker.wait_for(peer.seed(torrent, tmp_path / "content"), seeds=1)
 
-What no good server does is done by small ones of ours: `LyingSeed`, `DyingSeed`, `ToldTracker`, and `LibtorrentPeer`
-when it is told to lie.
+What no good server does is done by small ones of ours: `LyingSeed`, `DyingSeed`, `ToldTracker`, and by
+`LibtorrentPeer` when it is told to lie.
 """
 
 from tests.servers.apache import apache_dav
