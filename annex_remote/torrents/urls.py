@@ -44,6 +44,7 @@ _SWARM = re.compile(r"swarm:", re.IGNORECASE)
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _FRAGMENT = re.compile(r"\.torrent#", re.IGNORECASE | re.ASCII)
 _HIDDEN = re.compile(r"\A([^?#]*)%2E(torrent)(?=[?#]|\Z)", re.IGNORECASE | re.ASCII)
+_ENDING = re.compile(r"\.(torrent)\Z", re.IGNORECASE | re.ASCII)
 _MORE_OF_MAGNET = re.compile(r"&(?:xt|dn|tr|ws|as|xs|xl|so|x\.pe)(?:\.[0-9]+)?=", re.IGNORECASE)
 _BTIH = re.compile(r"urn:btih:(?:([0-9a-f]{40})|([a-z2-7]{32}))", re.IGNORECASE)
 _BTMH = re.compile(r"urn:btmh:1220([0-9a-f]{64})", re.IGNORECASE)
@@ -132,10 +133,9 @@ def recorded(place: str, choice: int | None) -> str:
     git-annex's own bittorrent remote claims whatever ends in ``.torrent``, behind ``swarm:`` too, and then cannot
     fetch it. It does not claim what ends in ``%2Etorrent``, which is the same by RFC 3986.
     """
-    end = re.search(r"[?]|\Z", place)
-    assert end is not None
-    path = re.sub(r"\.(torrent)\Z", r"%2E\1", place[: end.start()], flags=re.IGNORECASE)
-    text = quote(path + place[end.start() :], safe=_PLAIN + "?%[]", errors="surrogateescape")
+    path, mark, query = place.partition("?")
+    text = _ENDING.sub(r"%2E\1", path) + mark + _ENDING.sub(r"%2E\1", query)
+    text = quote(text, safe=_PLAIN + "?%[]", errors="surrogateescape")
     return f"swarm:{text}" + (f"#{choice}" if choice is not None else "")
 
 
@@ -220,8 +220,6 @@ def _parse(query: str) -> tuple[Magnet | None, int | None]:
             case "so" if _NUMBER.fullmatch(value):
                 only = int(value) + 1
     if max(len(v1), len(v2)) != 1:  # none, or no telling which
-        return None, None
-    if len(v1) > 1 or len(v2) > 1:
         return None, None
     return (
         Magnet(
@@ -314,7 +312,8 @@ def is_publishable(url: str) -> bool:
 def write_magnet(magnet: Magnet, choice: int | str | None = None) -> str:
     """Return the one way in which a magnet is written: ASCII without blanks; peers are not written.
 
-    Trackers and web seeds are left out where `MAX_MAGNET` would be passed.
+    Trackers and web seeds are left out where `MAX_MAGNET` would be passed. Neither it nor what is before the
+    fragment ends in ``.torrent``: see `recorded`.
     """
     parts = [f"xt=urn:btih:{magnet.v1.hex()}"] if magnet.v1 is not None else []
     if magnet.v2 is not None:
@@ -330,11 +329,12 @@ def write_magnet(magnet: Magnet, choice: int | str | None = None) -> str:
             part = f"&{key}={quote(url, safe='')}"
             if len(text) + len(part) <= MAX_MAGNET:
                 text += part
+    text = _ENDING.sub(r"%2E\1", text)
     if choice is None:
         return text
     if isinstance(choice, int):
         return f"{text}#{choice}"
-    path = quote(choice, safe="/", errors="replace")
+    path = _ENDING.sub(r"%2E\1", quote(choice, safe="/", errors="replace"))
     return f"{text}#%{ord(path[0]):02X}{path[1:]}" if _NUMBER.fullmatch(path) else f"{text}#{path}"
 
 

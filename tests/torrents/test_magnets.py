@@ -79,7 +79,7 @@ def test_without_piece_layers() -> None:
     with pytest.raises(ValueError, match="piece layers"):
         torrent.proves(1, B[:BLOCK])
     assert not torrent.proves(1, B[: BLOCK - 1])
-    info = info_of(v2({"a": A, "c": C}))
+    info = info_of(v2({"a": A, "c": C, "d": B[:BLOCK]}))
     assert from_info(info, Magnet(None, sha256(info))).has_layers
 
 
@@ -140,10 +140,11 @@ def test_files_are_chosen() -> None:
                 entry(1, "x", "..", "e\u0301\n.iso"),
                 entry(1, "X"),
                 entry(1, "3"),
+                entry(1, "a b", "\n c"),
             ]
         )
     )
-    for number in (1, 3, 4, 5, 6, 7):
+    for number in (1, 3, 4, 5, 6, 7, 8):
         assert numbered(torrent, number) == number
     for path, number in {
         "x": 1,
@@ -160,12 +161,15 @@ def test_files_are_chosen() -> None:
         "X_3": 6,
         "x_2": 1,
         "3": 7,
+        "a b/c": 8,
+        "a b/\n c": 8,
+        "a_b/c": 8,
     }.items():
         assert numbered(torrent, path) == number, path
-    for choice in (None, 0, 2, 8, -1, "", "/", "c d.iso", "pad", "nothing", "\x1b[2J"):
+    for choice in (None, 0, 2, 9, -1, "", "/", "c d.iso", "pad", "nothing", "\x1b[2J"):
         with pytest.raises(BadSetting) as caught:
             torrent.pick(choice)
-        assert "#1 x, #3 a b/c d.iso, #4 T/x, #5 x/../e\u0301\ufffd.iso, #6 X and 1 more" in str(caught.value)
+        assert "#1 x, #3 a b/c d.iso, #4 T/x, #5 x/../e\u0301\ufffd.iso, #6 X and 2 more" in str(caught.value)
 
 
 def test_the_only_file_needs_no_choice() -> None:

@@ -255,6 +255,11 @@ REFUSED = {
     ),
     "layer in a list": (tree_with({"a": {"": LARGE}}, {LARGE["pieces root"]: LARGE_LAYER}), "layer"),
     "layer of a file that is one piece": (tree_with({"a": X}, {ROOT: ROOT}), "layer of no file"),
+    "layer of a file that is just one piece": (
+        tree_with({"a": {"": {"length": BLOCK, "pieces root": ROOT}}}, {ROOT: ROOT}),
+        "layer of no file",
+    ),
+    "empty layer": (tree_with({"a": {"": LARGE}}, {LARGE["pieces root"]: b""}), "4 hashes"),
     "layer of no file": (tree_with({"a": {"": LARGE}}, {"x": ROOT}), "layer of no file"),
     "layer of another": (tree_with({"a": {"": LARGE}}, {LARGE["pieces root"]: ROOT * 4}), "layer"),
 }
@@ -374,6 +379,25 @@ def test_lists_of_urls_have_a_bound() -> None:
     assert torrent.web_seeds == tuple(urls[:200])
     assert torrent.trackers == tuple((url,) for url in urls[:200])
     assert len(torrent.dropped) == 200
+
+
+def test_what_is_far_behind_is_not_looked_at() -> None:
+    good = "http://s.example/"
+    for behind, taken in ((999, (good,)), (1000, ())):
+        torrent = parse(top(**{"url-list": ["x"] * behind + [good], "announce-list": [[]] * behind + [[good]]}))
+        assert torrent.web_seeds == taken
+        assert torrent.trackers == ((taken,) if taken else ())
+
+
+def test_the_longest_pieces() -> None:
+    longest = metainfo.MAX_PIECE_LENGTH
+    assert parse(info_with(**{"piece length": longest, "pieces": bytes(20)})).piece_length == longest
+    with pytest.raises(Damaged, match="piece length"):
+        parse(info_with(**{"piece length": longest + 1, "pieces": bytes(20)}))
+
+
+def test_documents_are_not_shown_whole() -> None:
+    assert len(repr(parse(info_with(x="y" * 5000)))) < 500
 
 
 def test_private() -> None:

@@ -17,6 +17,7 @@ from annex_remote.torrents.urls import (
     Magnet,
     clean,
     is_publishable,
+    recorded,
     shown,
     torrent_url,
     write_magnet,
@@ -45,6 +46,14 @@ OURS = [
     ("file:///a/x.torrent", "file:///a/x.torrent", None),
     ("file:/a/x.torrent#2", "file:/a/x.torrent", 2),
     ("file://localhost/a/x%20y.torrent?q#b", "file://localhost/a/x%20y.torrent?q", "b"),
+    ("file://LOCALHOST/a/x.torrent", "file://LOCALHOST/a/x.torrent", None),
+    ("https://h.example/x%2Etorrent", "https://h.example/x.torrent", None),
+    (
+        "https://h.example/x%2eTorrent?k=x%2Etorrent#a%2Etorrent",
+        "https://h.example/x.Torrent?k=x%2Etorrent",
+        "a.torrent",
+    ),
+    ("file:///a/x%2Etorrent#3", "file:///a/x.torrent", 3),
     ("x.torrent", "x.torrent", None),
     ("/a b/ü.Torrent", "/a b/ü.Torrent", None),
     ("../x.torrent#2", "../x.torrent", 2),
@@ -78,6 +87,8 @@ NOT_OURS = [
     "https://h.example/x.iso?f=x.torrent",
     "https://h.example/x.iso#x.torrent",
     "https://h.example/x.torrent/",
+    "https://h.example/x.iso?x%2Etorrent",
+    "x%2Etorrent",
     "https://h.example/x.torrent;v=1",
     "https://h.example/x.torrent.iso",
     "https://h.example.torrent",
@@ -167,9 +178,9 @@ MAGNETS = [
         None,
     ),
     (
-        f"magnet:?{BTIH}&x.pe=192.0.2.1:6881&x.pe=[2001:db8::1]:1&x.pe=192.0.2.1:6881&x.pe=peer.example:6881"
+        f"magnet:?{BTIH}&x.pe=192.0.2.1:6881&x.pe=[2001:db8::1]:65535&x.pe=192.0.2.1:6881&x.pe=peer.example:6881"
         "&x.pe=192.0.2.1&x.pe=192.0.2.1:0&x.pe=192.0.2.1:65536&x.pe=192.0.2:1&x.pe=[x]:1&x.pe=2001:db8::1:1",
-        Magnet(V1, None, peers=(("192.0.2.1", 6881), ("2001:db8::1", 1))),
+        Magnet(V1, None, peers=(("192.0.2.1", 6881), ("2001:db8::1", 65535))),
         None,
     ),
     (f"magnet:?{BTIH}#3", Magnet(V1, None), 3),
@@ -293,7 +304,41 @@ def test_magnets_by_hand() -> None:
     assert write_magnet(magnet, 7) == f"{text}#7"
     assert write_magnet(magnet, "a b/#1&tr=x") == f"{text}#a%20b/%231%26tr%3Dx"
     assert write_magnet(magnet, "77") == f"{text}#%377"
+    assert write_magnet(magnet, "\ud800") == f"{text}#%3F"
     assert write_magnet(Magnet(None, V2, "\ud800")) == f"magnet:?{BTMH}&dn=%3F"
+
+
+def test_what_is_written_does_not_end_as_what_git_annex_itself_takes() -> None:
+    for name in ("x.torrent", "x.TORRENT"):
+        for magnet in (Magnet(V1, None, name), Magnet(V1, V2, "", (), (f"http://s.example/{name}",))):
+            for choice in (None, 3, "a.torrent", "a.torrent/b"):
+                url = write_magnet(magnet, choice)
+                assert not url.lower().endswith(".torrent")
+                assert not url.partition("#")[0].lower().endswith(".torrent")
+                found = torrent_url(f"swarm:{url}")
+                assert found is not None
+                assert (found.magnet, found.choice) == (magnet, choice)
+
+
+@pytest.mark.parametrize("choice", [None, 3])
+@pytest.mark.parametrize(
+    ("place", "url"),
+    [
+        ("https://h.example/x.torrent", "swarm:https://h.example/x%2Etorrent"),
+        ("https://h.example/a b/x.Torrent?k=1", "swarm:https://h.example/a%20b/x%2ETorrent?k=1"),
+        ("https://h.example/x.torrent?f=y.torrent", "swarm:https://h.example/x%2Etorrent?f=y%2Etorrent"),
+        ("http://u:p@[::1]:8/x.torrent?", "swarm:http://u:p@[::1]:8/x%2Etorrent?"),
+        ("file:///a%20b/x.torrent", "swarm:file:///a%20b/x%2Etorrent"),
+    ],
+)
+def test_places_are_recorded_so_that_only_we_take_them(place: str, url: str, choice: int | None) -> None:
+    url += "" if choice is None else "#3"
+    assert recorded(place, choice) == url
+    found = torrent_url(url)
+    assert found is not None
+    assert (found.url, found.choice) == (url, choice)
+    again = torrent_url(recorded(found.place, choice))
+    assert again == found
 
 
 def test_a_magnet_that_is_written_has_a_bound() -> None:
@@ -384,6 +429,10 @@ def test_what_looks_like_a_passkey(key: str) -> None:
         )
 
 
+def test_what_is_no_url_is_not_published() -> None:
+    assert not is_publishable("http://[::1/announce")
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -416,6 +465,9 @@ def test_what_may_be_published(url: str) -> None:
         (f"magnet:?dn=A+b&{BTIH}&tr=x", f"magnet:?xt=urn:btih:{V1.hex()}&dn=A b"),
         (f"magnet:?{BTMH}#2", f"magnet:?xt=urn:btmh:1220{V2.hex()}"),
         ("magnet:?xt=urn:ed2k:1", "magnet:…"),
+        ("a/b/x.iso?k=1", "…/x.iso"),
+        ("//h.example/x.iso", "…/x.iso"),
+        ("x.iso", "x.iso"),
         ("https://h.example/" + "x" * 500, "https://h.example/" + "x" * 182 + "…"),
         ("", ""),
     ],
