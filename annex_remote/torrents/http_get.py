@@ -65,7 +65,7 @@ def fill(document: Document, url: str, allowed: Allowed, halt: Halt) -> None:
             target = _target(session, response, url, doing)
             if target is None:
                 _check(response, url, doing)
-                _read(response, url, document, halt)
+                _read(response, url, document)
                 return
         if session.should_strip_auth(url, target):  # type: ignore[no-untyped-call] # it has no types
             login = None
@@ -139,25 +139,23 @@ def _check(response: requests.Response, url: str, doing: str) -> None:
         raise failure(answer, doing)
 
 
-def _read(response: requests.Response, url: str, document: Document, halt: Halt) -> None:
+def _read(response: requests.Response, url: str, document: Document) -> None:
     document.is_called_page = response.headers.get("Content-Type", "").lower().startswith("text/html")
     length = whole_number(response.headers.get("Content-Length", ""))
     if length is not None and length > MAX_SIZE:
         raise document.too_long()
     unpacked = _unpacking(response.headers.get("Content-Encoding", ""), document)
     try:
-        for piece in unpacked(_pieces(response, document, halt)):
+        for piece in unpacked(_pieces(response, document)):
             document.add(piece)
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-        halt.check()  # it is over because it was given up
         raise _translated(error, url, document.doing) from None
 
 
-def _pieces(response: requests.Response, document: Document, halt: Halt) -> Iterator[bytes]:
+def _pieces(response: requests.Response, document: Document) -> Iterator[bytes]:
     """Yield an answer's body as it comes over the wire."""
     taken = 0
     while piece := response.raw.read1(_PIECE, decode_content=False):
-        halt.check()
         taken += len(piece)
         if taken > MAX_SIZE:  # packed data may be endless, and come to nothing
             raise document.too_long()

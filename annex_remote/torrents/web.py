@@ -119,7 +119,7 @@ class Document:
 
 
 class Halt:
-    """Ends a fetch from another thread: what it does next raises, and its connection is cut. Thread safe."""
+    """Ends a fetch from another thread: its connection is cut, and none is made any more. Thread safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -160,14 +160,14 @@ def _filling(place: str, document: Document, allowed: Allowed, halt: Halt) -> Ca
     """Return what fills the document; raises `BadSetting` for a place that cannot be."""
     scheme = _SCHEME.match(place)
     if scheme is None:
-        return partial(_read_file, place, document, halt)
+        return partial(_read_file, place, document)
     match scheme[1].lower():
         case "http" | "https":
             from annex_remote.torrents.http_get import fill  # requests takes its time, and a path needs none of it
 
             return partial(fill, document, place, allowed, halt)
         case "file":
-            return partial(_read_file, _path(place, document.doing), document, halt)
+            return partial(_read_file, _path(place, document.doing), document)
     raise BadSetting(f"{document.doing}: only http, https and file URLs and paths can be fetched")
 
 
@@ -184,7 +184,7 @@ def _path(url: str, doing: str) -> bytes:
     return unquote_to_bytes(parts.path)
 
 
-def _read_file(path: str | bytes, document: Document, halt: Halt) -> None:
+def _read_file(path: str | bytes, document: Document) -> None:
     """Read a regular file, and nothing else: a pipe would never end, and of a device even opening may do things.
 
     A path that is not whole is one from where we are, as git-annex stays in the directory that the user is in.
@@ -193,12 +193,13 @@ def _read_file(path: str | bytes, document: Document, halt: Halt) -> None:
         if stat.S_ISREG(os.stat(path).st_mode):
             # It may have become another kind by now, which is not waited for when it is opened.
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-            with open(descriptor, "rb", buffering=0) as file:
+            try:
                 if stat.S_ISREG(os.fstat(descriptor).st_mode):
-                    while piece := file.read(_PIECE):
-                        halt.check()
+                    while piece := os.read(descriptor, _PIECE):
                         document.add(piece)
                     return
+            finally:
+                os.close(descriptor)
         raise BadSetting(f"{document.doing}: it is no regular file")
     except ValueError as error:
         raise BadSetting(f"{document.doing}: no file has such a name") from error

@@ -142,6 +142,17 @@ def test_all_refuses_nothing() -> None:
     assert parse_allowed("all").refused() == []
 
 
+@pytest.mark.parametrize(("first", "last"), [("240.0.0.0", "255.255.255.255"), ("ff00::", "ffff:" * 7 + "ffff")])
+def test_of_a_range_only_the_last_address_may_be_left(first: str, last: str) -> None:
+    end = ipaddress.ip_address(last)
+    allowed = parse_allowed(
+        " ".join(map(str, ipaddress.summarize_address_range(ipaddress.ip_address(first), end - 1)))
+    )
+    assert (last, last) in allowed.refused()
+    assert not allowed.permits(last, PORT)
+    assert allowed.permits(str(end - 1), PORT)
+
+
 addresses = st.one_of(
     st.ip_addresses(v=4),
     st.ip_addresses(v=6),

@@ -7,6 +7,7 @@ import threading
 import tracemalloc
 import zlib
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from annex_remote.errors import (
     SwarmError,
     Unavailable,
 )
+from annex_remote.torrents import http_get, web
 from annex_remote.torrents.addresses import SETTING, parse_allowed
 from annex_remote.torrents.metainfo import MAX_SIZE
 from annex_remote.torrents.web import fetch_document
@@ -502,7 +504,8 @@ def test_packed_data_that_come_to_nothing() -> None:
 # Time.
 
 
-def test_a_server_that_says_nothing() -> None:
+def test_a_server_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_get, "CONNECT", 9 * WAIT)  # so it is not that which ends it
     with Silent() as server:
         for scheme in ("http", "https"):
             server.left.clear()
@@ -534,16 +537,50 @@ def test_a_server_whose_tls_is_cut_off_too(certificates: Certificates, monkeypat
 def test_a_name_server_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     answered = threading.Event()
 
-    def look_up(*_: Any, **__: Any) -> list[Any]:
-        answered.wait(WAIT)
-        return []
+    real = socket.getaddrinfo
 
-    monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    try:
-        with pytest.raises(Unavailable, match="not there after"):
-            fetch("http://torrents.example/x.torrent", timeout=0.2)
-    finally:
-        answered.set()
+    def look_up(_: Any, *arguments: Any, **options: Any) -> Any:
+        wait_for(answered)
+        return real(HOST, *arguments, **options)
+
+    class Started:
+        def start(self, work: Callable[[], None]) -> None:
+            self.run = Run(work)
+
+    started = Started()
+    monkeypatch.setattr(web, "workers", started)
+    with Scripted(always(answer())) as server:
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+        try:
+            with pytest.raises(Unavailable, match="not there after"):
+                fetch(f"http://torrents.example:{server.port}/x.torrent", timeout=0.2)
+        finally:
+            answered.set()
+        started.run.join()
+        assert server.connections == 0  # it answered too late
+
+
+def test_a_machine_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_get, "CONNECT", 0.2)
+    with socket.create_server((HOST, 0), backlog=0) as full, ExitStack() as waiting:
+        for _ in range(4):  # nobody takes them, and then no more are answered
+            client = waiting.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(full.getsockname())
+        with pytest.raises(Unavailable, match=r"its server does not answer in 0\.2 seconds"):
+            fetch(f"http://{HOST}:{full.getsockname()[1]}/x.torrent")
+
+
+def test_a_connection_that_is_made_too_late_is_cut() -> None:
+    halt = web.Halt()
+    halt.stop()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        with pytest.raises(Cancelled):
+            halt.hold(ours)
+        assert theirs.recv(1) == b""
+    with pytest.raises(Cancelled):
+        halt.check()
 
 
 def test_it_is_called_off_at_once() -> None:
