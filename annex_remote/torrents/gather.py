@@ -110,10 +110,14 @@ class Gathering:
         self._changed = changed
         self._clock = clock
         self._parts: list[Part] = []
+        self._joined: list[Part] = []
+        """All that were added, also of a torrent that is there already, or has turned out to be of no use."""
         self._expected = 0
         self._began = clock()
         self._planned = 0.0
         self._position = 0
+        self._taken = 0
+        """Where the bytes end that were taken last."""
         self._coming = 0
         """Bytes from the position on that somebody else brings soon."""
         self._stop = False
@@ -139,7 +143,9 @@ class Gathering:
             self._expected -= 1
             if self._over:
                 return False
-            self._parts.append(part)
+            self._joined.append(part)
+            if all(other.torrent is not part.torrent for other in self._parts):  # a page and a magnet may be one
+                self._parts.append(part)
             self._planned = 0.0
             self._began = self._clock()
             self._changed.notify_all()
@@ -354,12 +360,12 @@ class Gathering:
             self._planned = 0.0
 
     def end(self) -> list[Part]:
-        """Return the torrents that took part; none is taken in any more."""
+        """Return all that were added; none is taken in any more."""
         with self._changed:
             self._over = True
-            for part in self._parts:
+            for part in self._joined:
                 part.torrent.want(self, {})
-            return list(self._parts)
+            return list(self._joined)
 
     def has(self, start: int, end: int, coming: int) -> bool:
         """True if the bytes from `start` to `end` are there; also decides what to ask peers for next.
@@ -370,6 +376,9 @@ class Gathering:
         if not self._parts:
             return False
         self._plan(backward)
+        if start != self._taken:
+            # To leave shares alone for a little costs more than it brings: what is under way there is lost.
+            end = min(self._parts[0].file.size, start + max(2 * coming, end - start))
         return any(part.has(start, end) for part in self._parts)
 
     def take(self, start: int, end: int) -> bytes | None:
@@ -377,7 +386,9 @@ class Gathering:
         for part in self._parts:
             if part.has(start, end):
                 with suppress(SwarmError):
-                    return part.read(start, end)
+                    data = part.read(start, end)
+                    self._taken = end
+                    return data
         return None
 
     def offer(self, start: int, data: bytes | memoryview) -> None:

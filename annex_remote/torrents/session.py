@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -131,7 +131,7 @@ class Session:
         metainfo: Metainfo,
         extra: Extra = NOTHING_MORE,
         *,
-        wanted: Iterable[int] = (),
+        wanted: Sequence[int] = (),
         in_place: Sequence[str | None] = (),
     ) -> Torrent:
         """Return the torrent, shared with all others who want something of it; every call is followed by `leave`.

@@ -6,13 +6,14 @@ Twenty keys of one torrent share it. Nothing here knows libtorrent; `session` te
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from annex_remote.errors import SwarmError, Unavailable
 from annex_remote.torrents.metainfo import Metainfo
 from annex_remote.torrents.urls import shown
+from annex_remote.torrents.wanting import forward
 
 __all__ = ["Handle", "Torrent", "Tried"]
 
@@ -125,10 +126,10 @@ class Torrent:
                 self._wants.pop(user, None)
             self._tell_wants()
 
-    def begin_with(self, pieces: Iterable[int]) -> None:
-        """Want some pieces until somebody says what he wants: peers leave whoever wants nothing."""
+    def begin_with(self, pieces: Sequence[int]) -> None:
+        """Want pieces in this order until somebody says what he wants: peers leave whoever wants nothing."""
         with self.changed:
-            self._wants[self] = dict.fromkeys(pieces, 1)
+            self._wants[self] = forward(pieces, self.has, self.metainfo.piece_length)
             self._tell_wants()
 
     @property
