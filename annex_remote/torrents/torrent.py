@@ -224,6 +224,12 @@ class Torrent:
         if piece in self._waiting:
             self._reads[piece] = data
 
+    def begun_anew(self) -> None:
+        """Take in that what was being read will not be told any more; it is to be asked for again."""
+        for piece, data in self._reads.items():
+            if data is None:
+                self._reads[piece] = Unavailable(f"{self.metainfo.name} was begun anew")
+
     def failed(self, text: str) -> None:
         self._error = text
 
