@@ -11,10 +11,12 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from annex_remote.errors import Cancelled, SwarmError, Unavailable
+from annex_remote.errors import Cancelled, Damaged, SwarmError, Unavailable
 from annex_remote.torrents import library
 from annex_remote.torrents.addresses import Allowed
 from annex_remote.torrents.known import NOTHING_MORE, Extra, sifted
@@ -150,6 +152,7 @@ class Session:
                 joined.torrent.begin_with(wanted)
                 return joined.torrent
             session = self._running()
+            self._settle(metainfo)
             folder = None if in_place else WorkFolder.claim(self._folder, metainfo.id)
             torrent = Torrent(metainfo, self.changed, self._clock)
             torrent.begin_with(wanted)
@@ -195,6 +198,9 @@ class Session:
         name = (magnet.v1 or magnet.v2 or b"").hex()
         until = self._clock() + timeout
         with self.changed:
+            for joined in self._joined.values():
+                if _is_one(magnet, joined.torrent.metainfo):
+                    return joined.torrent.metainfo
             seeking = self._seeking.get(name)
             if seeking is None:
                 seeking = self._seek(name, magnet, extra)
@@ -325,9 +331,21 @@ class Session:
             return
         del self._seeking[name]
         if self._session is not None:
-            if seeking.found is not None:
-                self._met[seeking.found.id] = [peer.ip for peer in seeking.handle.get_peer_info()][:50]
-            self._session.remove_torrent(seeking.handle)
+            with suppress(RuntimeError):  # libtorrent has given it up by itself, as that of another magnet
+                if seeking.found is not None:
+                    self._met[seeking.found.id] = [peer.ip for peer in seeking.handle.get_peer_info()][:50]
+                self._session.remove_torrent(seeking.handle)
+
+    def _settle(self, metainfo: Metainfo) -> None:
+        """Give a torrent to all who look for a magnet of it: libtorrent takes no torrent twice."""
+        for name, seeking in list(self._seeking.items()):
+            if _is_one(seeking.magnet, metainfo):
+                seeking.found = metainfo
+                self._stop_seeking(name, seeking)
+            elif _is_one(seeking.magnet, metainfo, whole=False):
+                seeking.error = Damaged("the magnet names the hashes of two torrents")
+                self._stop_seeking(name, seeking)
+        self.changed.notify_all()
 
     # On the thread that takes the alerts.
 
@@ -340,13 +358,10 @@ class Session:
                 if self._session is not session:
                     break
                 for alert in alerts:
-                    try:
-                        self._take(alert)
-                    except Exception:  # one alert must not end them all
-                        log.exception("an alert of libtorrent's")
+                    _safely(partial(self._take, alert))
                 now = self._clock()
                 if now - self._looked >= LOOK:
-                    self._look(now)
+                    _safely(partial(self._look, now))
                     self._keep_rates()
                 if alerts:
                     self.changed.notify_all()
@@ -371,7 +386,7 @@ class Session:
         for joined in self._joined.values():
             if joined.handle == handle and of_torrent is not None:
                 of_torrent(self, joined, alert)
-        for seeking in self._seeking.values():
+        for seeking in list(self._seeking.values()):
             if seeking.handle == handle and of_magnet is not None:
                 of_magnet(self, seeking, alert)
 
@@ -412,15 +427,18 @@ class Session:
             params.piece_priorities = _priorities(joined.torrent)
             self._session.remove_torrent(joined.handle)
             joined.handle = self._session.add_torrent(params)
-            joined.torrent.begun_anew()
 
     def _not_saved(self, joined: _Joined, alert: Any) -> None:
         joined.saving = 0.0
 
     def _metadata(self, seeking: _Seeking, alert: Any) -> None:
-        info = bytes(seeking.handle.torrent_file().info_section())
+        # Two magnets of one hybrid torrent, by either hash: libtorrent finds that out, and stops both.
+        is_conflict = type(alert).__name__ == "torrent_conflict_alert"
+        about = alert.metadata if is_conflict else seeking.handle.torrent_file()
+        if about is None:
+            return  # this one is to be stopped
         try:
-            seeking.found = from_info(info, seeking.magnet)
+            self._settle(from_info(bytes(about.info_section()), seeking.magnet))
         except SwarmError as error:
             seeking.error = error
 
@@ -517,7 +535,10 @@ _OF_TORRENTS = _OF_BOTH | {
     "save_resume_data_failed_alert": Session._not_saved,
     "url_seed_alert": Session._url_seed,
 }
-_OF_MAGNETS = _OF_BOTH | {"metadata_received_alert": Session._metadata}
+_OF_MAGNETS = _OF_BOTH | {
+    "metadata_received_alert": Session._metadata,
+    "torrent_conflict_alert": Session._metadata,
+}
 """What is done about which alert."""
 
 
@@ -549,6 +570,20 @@ def _priorities(torrent: Torrent) -> list[int]:
     for piece, priority in torrent.priorities.items():
         priorities[piece] = priority
     return priorities
+
+
+def _is_one(magnet: Magnet, metainfo: Metainfo, *, whole: bool = True) -> bool:
+    """True if a magnet is of a torrent: if all of its hashes are, or one of them is where that is enough."""
+    pairs = ((magnet.v1, metainfo.v1), (magnet.v2, metainfo.v2))
+    return (all if whole else any)(named == there for named, there in pairs if named is not None)
+
+
+def _safely(work: Callable[[], None]) -> None:
+    """Do what must not end the thread that does it."""
+    try:
+        work()
+    except Exception:
+        log.exception("libtorrent, or what it told")
 
 
 def _see_peers(tried: Tried, status: Any) -> None:
