@@ -427,6 +427,7 @@ class Session:
             params.piece_priorities = _priorities(joined.torrent)
             self._session.remove_torrent(joined.handle)
             joined.handle = self._session.add_torrent(params)
+            joined.torrent.begun_anew()
 
     def _not_saved(self, joined: _Joined, alert: Any) -> None:
         joined.saving = 0.0
