@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -19,6 +19,7 @@ from annex_remote.torrents.settings import Endpoint, TorrentSettings
 from annex_remote.torrents.urls import Magnet
 
 __all__ = [
+    "Plain",
     "address_filter",
     "dress",
     "is_checking",
@@ -30,7 +31,7 @@ __all__ = [
     "torrent_params",
 ]
 
-_PAD, _LINK = 1, 8
+_PAD, _EXECUTABLE, _LINK = 1, 4, 8
 """Flags of files."""
 
 _WANTED = 4
@@ -175,7 +176,7 @@ def torrent_params(metainfo: Metainfo, kept: bytes | None = None) -> Any:
 def dress(params: Any, metainfo: Metainfo, folder: str | None, in_place: Sequence[str | None] = ()) -> None:
     """Say where the files of a torrent are: in `folder`, called by their numbers, or `in_place`, never written.
 
-    Neither empty files nor links nor padding are ever made.
+    Neither empty files nor links nor padding are ever made; for executable ones, see `Plain`.
     """
     layout = params.ti.layout()
     indices = _paired(layout, metainfo)
@@ -193,7 +194,7 @@ def dress(params: Any, metainfo: Metainfo, folder: str | None, in_place: Sequenc
             wanted[index] = _WANTED if path else 0
     else:
         params.save_path = folder
-        params.renamed_files = {index: f"f{index}" for index in range(layout.num_files())}
+        params.renamed_files = {index: _file_name(index) for index in range(layout.num_files())}
         for index, file in zip(indices, metainfo.files, strict=True):
             wanted[index] = _WANTED if file.size else 0
     params.file_priorities = wanted
@@ -203,6 +204,39 @@ def is_checking(status: Any) -> bool:
     """True if it is not known yet what of a torrent is here."""
     states = libtorrent().torrent_status.states
     return status.state in (states.checking_files, states.checking_resume_data)
+
+
+class Plain:
+    """Makes those files in `folder` that a torrent calls executable, as libtorrent would make them so.
+
+    That is done when they are wanted: there may be very many.
+    """
+
+    def __init__(self, params: Any, folder: str) -> None:
+        self._info = params.ti
+        self._folder = folder
+        layout = self._info.layout()
+        files = range(layout.num_files())
+        self._left = {
+            index for index in files if layout.file_flags(index) & _EXECUTABLE and layout.file_size(index)
+        }
+
+    def make(self, pieces: Iterable[int]) -> None:
+        """Make the files that hold bytes of `pieces`, unless they are there."""
+        if not self._left:
+            return
+        layout = self._info.layout()
+        for piece in pieces:
+            for index in range(layout.file_index_at_piece(piece), layout.last_file_index_at_piece(piece) + 1):
+                if index in self._left:
+                    self._left.remove(index)
+                    path = os.path.join(self._folder, _file_name(index))
+                    with suppress(OSError):  # libtorrent will fail at it, and say so
+                        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+
+
+def _file_name(index: int) -> str:
+    return f"f{index}"
 
 
 def resume_data_of(params: Any) -> bytes:

@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -78,6 +78,7 @@ class _Joined:
     torrent: Torrent
     handle: Any
     folder: WorkFolder | None
+    plain: library.Plain | None
     users: int = 1
     idle: float = 0.0
     unsaved: bool = False
@@ -159,14 +160,17 @@ class Session:
             try:
                 known = self._of(metainfo, extra, torrent.tried)
                 params = self._params(metainfo, known, folder, in_place)
+                plain = None
                 if folder is not None:
                     params.piece_priorities = _priorities(torrent)
+                    plain = library.Plain(params, folder.path)
+                    plain.make(torrent.priorities)
                 handle = session.add_torrent(params)
             except BaseException:
                 if folder is not None:
                     folder.release(remove=False)
                 raise
-            joined = self._joined[metainfo.id] = _Joined(torrent, handle, folder)
+            joined = self._joined[metainfo.id] = _Joined(torrent, handle, folder, plain)
             torrent.tried.dht = self._dht_in_words(metainfo)
             torrent.attach(_Handle(self, joined))
             self._add_sources(handle, Extra(peers=known.peers))
@@ -551,6 +555,7 @@ class _Handle:
         self._joined = joined
 
     def prioritise(self, changes: list[tuple[int, int]]) -> None:
+        self._make_plain(piece for piece, priority in changes if priority)
         self._joined.handle.prioritize_pieces(changes)
 
     def wake(self) -> None:
@@ -560,10 +565,15 @@ class _Handle:
         self._joined.handle.read_piece(piece)
 
     def add(self, piece: int, data: bytes) -> None:
+        self._make_plain([piece])
         self._joined.handle.add_piece(piece, data, 0)
 
     def check_again(self) -> None:
         self._joined.handle.force_recheck()
+
+    def _make_plain(self, pieces: Iterable[int]) -> None:
+        if self._joined.plain is not None:
+            self._joined.plain.make(pieces)
 
 
 def _priorities(torrent: Torrent) -> list[int]:
