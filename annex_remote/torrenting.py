@@ -24,8 +24,15 @@ def torrent_settings(config: Mapping[str, str], git_dir: str, name: str | None) 
     return read_torrent_settings({each: here.get(each, config.get(each, "")) for each in TORRENT_SETTINGS})
 
 
-def open_source(config: Mapping[str, str], git_dir: str, name: str | None, **changes: object) -> TorrentSource:
-    """Return the torrent source of the remote `name`; `changes` are settings that hold this once.
+def open_source(
+    config: Mapping[str, str],
+    git_dir: str,
+    name: str | None,
+    *,
+    upload_limit: Limit | None = None,
+    **changes: object,
+) -> TorrentSource:
+    """Return the torrent source of the remote `name`; `upload_limit` and `changes` of settings hold this once.
 
     Raises `BadSetting` if one of its settings cannot be.
     """
@@ -36,7 +43,7 @@ def open_source(config: Mapping[str, str], git_dir: str, name: str | None, **cha
         read_allowed(git_dir),
         os.path.join(git_dir, "annex", "swarm", "torrents"),
         down=_rate("download-limit", overrides.download_limit, config),
-        up=_rate("upload-limit", overrides.upload_limit, config),
+        up=_rate("upload-limit", overrides.upload_limit if upload_limit is None else upload_limit, config),
     )
     # What is there of a torrent that is not done is noted, and what is done is cleaned up.
     atexit.register(source.close)

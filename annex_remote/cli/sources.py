@@ -4,25 +4,38 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
+import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import click
+from rich.filesize import decimal
 
 from annex_remote.cli.keeping import counting, json_option
 from annex_remote.cli.terminal import EXIT_TROUBLE, dry_run_option, err, out, plainly
 from annex_remote.consult import Consulted, consult
-from annex_remote.errors import BadSetting
+from annex_remote.errors import BadSetting, SwarmError, Unavailable
+from annex_remote.limits import Limit, parse_limit
 
 if TYPE_CHECKING:
     from annex_remote.registering import Outcome, Registration
+    from annex_remote.seeding import News, Seeding
+    from annex_remote.torrents.seed import Figures, Offer
     from annex_remote.torrents.source import TorrentSource
     from annex_remote.torrents.urls import TorrentUrl
 
-__all__ = ["register", "url_given"]
+__all__ = ["register", "seed", "url_given"]
+
+STATUS_EVERY = 30.0
+"""Seconds between two lines of figures."""
+PULSE = 1.0
+"""Seconds between two looks at how all stands."""
 
 
 def url_given(what: str) -> TorrentUrl:
@@ -40,11 +53,13 @@ def url_given(what: str) -> TorrentUrl:
     return url
 
 
-def enabled_source(told: Consulted, remote: str, **changes: object) -> TorrentSource:
+def enabled_source(
+    told: Consulted, remote: str, *, upload_limit: Limit | None = None, **changes: object
+) -> TorrentSource:
     """Return the torrents of a remote; raises `BadSetting` if they are switched off."""
     from annex_remote.torrenting import open_source
 
-    source = open_source(told.config, told.git_dir, told.name, **changes)
+    source = open_source(told.config, told.git_dir, told.name, upload_limit=upload_limit, **changes)
     if not source.settings.enabled:
         raise BadSetting(f"torrents are switched off for {remote}: torrents=no, or remote.{remote}.swarm-torrents")
     return source
@@ -172,3 +187,187 @@ def _sum_up(registration: Registration, outcomes: list[Outcome], dry_run: bool, 
             f"git -c remote.{remote}.swarm-torrents=no annex copy --to {remote}",
             markup=False,
         )
+
+
+# seed
+
+
+@click.command()
+@click.argument("remote")
+@click.option(
+    "--upload-limit", metavar="RATE", help="Bytes a second to all peers: 500KiB/s, 22:00-06:00=none,1MiB/s."
+)
+@click.option("--listen", metavar="ADDRESS:PORT", help="Where peers may connect to, instead of as it is set.")
+@dry_run_option
+@json_option
+@plainly
+def seed(remote: str, upload_limit: str | None, listen: str | None, dry_run: bool, as_json: bool) -> None:
+    """Serve annexed content to peers where it lies, until this is ended (Ctrl-C, SIGTERM).
+
+    That is all content here that has a torrent as a source. Nothing is written, and nothing fetched but what is in
+    a torrent, where that is not known. What comes here or goes meanwhile is seen within ten minutes. The settings
+    of REMOTE hold.
+    """
+    from annex_remote.torrents.settings import read_torrent_settings
+
+    limit = parse_limit("--upload-limit", upload_limit) if upload_limit is not None else None
+    changes = {"listen": read_torrent_settings({"listen": listen}).listen} if listen is not None else {}
+    source = enabled_source(consult(remote), remote, upload_limit=limit, **changes)
+    if dry_run:
+        _print_planned(source, remote, as_json)
+        return
+    from annex_remote.seeding import Seeding
+
+    seeding = Seeding(source)
+    try:
+        with _ended_by_signals():
+            _serve(seeding, source, remote, as_json)
+    finally:
+        seeding.close()
+        source.close()
+    figures = seeding.figures()
+    if as_json:
+        click.echo(json.dumps({"type": "stopped", "given": figures.given}))
+    else:
+        out.print(f"ended: {decimal(figures.given)} given", markup=False)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Take SIGINT, SIGTERM and SIGHUP for the end of what is done in here, and for nothing from there on."""
+    heard = [signal.SIGINT, signal.SIGTERM]
+    heard += [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else []  # nohup
+    for each in heard:
+        signal.signal(each, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        for each in heard:
+            signal.signal(each, signal.SIG_IGN)
+
+
+def _serve(seeding: Seeding, source: TorrentSource, remote: str, as_json: bool) -> None:
+    from annex_remote.seeding import News
+
+    began = False
+    due = time.monotonic() + STATUS_EVERY
+    before: Figures | None = None
+    while True:
+        try:
+            news = seeding.step()
+        except SwarmError as error:
+            if not began:
+                raise
+            err.print(f"what is here could not be looked at, and will be in a while: {error}", markup=False)
+            news = News()
+        _tell_news(news, as_json)
+        figures = seeding.figures()
+        if not began:
+            _require_something(figures, seeding, news, remote)
+            _tell_start(figures, seeding, source, as_json)
+            began = True
+        if time.monotonic() >= due:
+            due += STATUS_EVERY
+            if as_json or (out.is_terminal and figures != before):
+                _tell_figures(figures, as_json)
+            before = figures
+        seeding.stirred.wait(PULSE)
+
+
+def _nothing(remote: str) -> BadSetting:
+    return BadSetting(
+        "nothing that is here has a torrent as a source: git-annex-remote-swarm torrent register "
+        f"{remote} x.torrent gives files one"
+    )
+
+
+def _require_something(figures: Figures, seeding: Seeding, news: News, remote: str) -> None:
+    """Raise `SwarmError` if there is nothing to do."""
+    if figures.torrents or seeding.looked_for:
+        return
+    if news.changes or news.unknown or news.wrong:
+        raise Unavailable("nothing of what has a torrent as a source can be served")
+    raise _nothing(remote)
+
+
+def _tell_start(figures: Figures, seeding: Seeding, source: TorrentSource, as_json: bool) -> None:
+    port = source.session.port()
+    listens = bool(source.settings.listen)
+    if listens and figures.torrents and not port:
+        raise Unavailable("no port could be listened at: is it taken, or the address none of this machine?")
+    if as_json:
+        said = {"type": "started", "port": port or None, "torrents": figures.torrents, "files": figures.files}
+        click.echo(json.dumps(said | {"looked_for": seeding.looked_for}))
+        return
+    what = f"{figures.torrents:,} torrents with {figures.files:,} files are served"
+    where = f"at port {port}" if port else "without a port: peers cannot connect, and are connected to"
+    out.print(f"{what} {where if figures.torrents else 'yet'}; Ctrl-C ends it", markup=False)
+    if seeding.looked_for:
+        out.print(f"what is in {seeding.looked_for:,} torrents is being looked for", markup=False)
+
+
+_CHANGES = {
+    "offered": "is served",
+    "withdrawn": "is served no more: none of its files is here, or none has it as a source",
+    "failed": "cannot be served",
+    "damaged": "is not served whole",
+}
+
+
+def _tell_news(news: News, as_json: bool) -> None:
+    from annex_remote.torrents.urls import shown
+
+    for change in news.changes:
+        _tell_offer(change.offer, change.what, change.why, as_json)
+    for place, why in news.unknown.items():
+        if as_json:
+            click.echo(json.dumps({"type": "unknown", "url": shown(place), "error": why}))
+        else:
+            err.print(f"{shown(place)} is not served, as it is not known what is in it: {why}", markup=False)
+    for (key, url), why in news.wrong.items():
+        if as_json:
+            click.echo(json.dumps({"type": "wrong", "key": key, "url": shown(url), "error": why}))
+        else:
+            err.print(f"{key} is not served as {shown(url)}: {why}", markup=False)
+
+
+def _tell_offer(offer: Offer, what: str, why: str, as_json: bool) -> None:
+    from annex_remote.torrents.names import printable
+
+    metainfo = offer.metainfo
+    if as_json:
+        said = {"type": what, "torrent": metainfo.id, "name": metainfo.name, "files": offer.here}
+        click.echo(json.dumps(said | {"of": offer.of, "error": why or None}))
+        return
+    words = _CHANGES.get(what, what) + (f": {why}" if why else "")
+    if not why and what != "withdrawn" and offer.here < offer.of:
+        words += f", {offer.here:,} of its {offer.of:,} files"
+    (err if why else out).print(f"{printable(metainfo.name)} {words}", markup=False)
+
+
+def _tell_figures(figures: Figures, as_json: bool) -> None:
+    if as_json:
+        said = {"type": "status", "torrents": figures.torrents, "files": figures.files, "peers": figures.peers}
+        click.echo(json.dumps(said | {"given": figures.given, "checking": figures.checking}))
+        return
+    checking = f", {figures.checking:,} are being hashed" if figures.checking else ""
+    out.print(
+        f"{figures.torrents:,} torrents, {figures.files:,} files{checking}: {figures.peers:,} peers, "
+        f"{decimal(figures.given)} given",
+        markup=False,
+    )
+
+
+def _print_planned(source: TorrentSource, remote: str, as_json: bool) -> None:
+    """Say what would be served, by what is known here."""
+    from annex_remote.seeding import News, what_is_annexed
+    from annex_remote.torrents.seed import plan
+
+    annexed = what_is_annexed()
+    made = plan(annexed.held, annexed.urls, source.known)
+    if not (made.offers or made.unknown or made.wrong):
+        raise _nothing(remote)
+    for offer in made.offers.values():
+        _tell_offer(offer, "would_serve" if as_json else "would be served", "", as_json)
+    unknown = dict.fromkeys(made.unknown, "it would be looked for")
+    _tell_news(News(unknown=unknown, wrong=made.wrong), as_json)

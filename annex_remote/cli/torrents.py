@@ -16,7 +16,7 @@ from rich.filesize import decimal
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from annex_remote.cli.keeping import counting, json_option, seconds
-from annex_remote.cli.sources import register, url_given
+from annex_remote.cli.sources import register, seed, url_given
 from annex_remote.cli.terminal import err, out, plainly
 from annex_remote.errors import BadSetting, SwarmError
 from annex_remote.limits import format_size, parse_size
@@ -262,3 +262,4 @@ def _write(path: str, document: bytes, force: bool) -> None:
 
 
 torrent.add_command(register)
+torrent.add_command(seed)
