@@ -24,7 +24,7 @@ from annex_remote.torrents.metainfo import Metainfo, TorrentFile, parse
 from annex_remote.torrents.session import Rate, Rules, Session
 from annex_remote.torrents.settings import TorrentSettings
 from annex_remote.torrents.torrent import Torrent
-from annex_remote.torrents.urls import Magnet, TorrentUrl, shown
+from annex_remote.torrents.urls import Magnet, TorrentUrl, recorded, shown
 from annex_remote.workers import workers
 
 __all__ = ["TorrentSource", "is_in_background"]
@@ -81,10 +81,9 @@ class TorrentSource:
         if url.choice is not None or len(metainfo.files) == 1:
             file = metainfo.pick(url.choice)
             return UrlContents(file.size, safe_name(file.path[-1]))
-        place = url.place.replace(" ", "%20")
         # Their URLs have our own scheme, so that whatever git-annex does with them later comes here.
         return [
-            UrlFile(f"{SCHEME}{place}#{file.number}", file.size, "/".join(path))
+            UrlFile(recorded(url.place, file.number), file.size, "/".join(path))
             for file, path in zip(metainfo.files, safe_paths(metainfo.files, blanks=False), strict=True)
         ]
 
@@ -209,7 +208,7 @@ class TorrentSource:
 
     def in_words(self, urls: Sequence[TorrentUrl]) -> list[str]:
         """Return for each torrent what it is, and which of its files: for people."""
-        return [self._in_words(url) for url in urls]
+        return list(dict.fromkeys(self._in_words(url) for url in urls))
 
     def _in_words(self, url: TorrentUrl) -> str:
         metainfo = self.known(url)
