@@ -70,10 +70,13 @@ class WorkFolder:
 def _locked(path: str) -> int | None:
     """Make a folder if it is not there, and lock it; None if somebody else has it."""
     while True:
-        os.makedirs(path, mode=0o700, exist_ok=True)
         try:
+            with suppress(FileExistsError):  # what is there by now may be removed by now
+                os.makedirs(path, mode=0o700)
             lock = os.open(os.path.join(path, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except FileNotFoundError:
+            if os.path.islink(path):
+                raise  # one that leads nowhere
             continue  # it was removed just now
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
