@@ -82,7 +82,9 @@ def test_two_in_one_process_have_two_folders(tmp_path: Path) -> None:
 
 def test_another_process_has_another_folder(tmp_path: Path) -> None:
     with other_process(tmp_path) as (theirs, _):
+        descriptors = len(os.listdir("/proc/self/fd"))
         ours = WorkFolder.claim(str(tmp_path), NAME)
+        assert len(os.listdir("/proc/self/fd")) == descriptors + 1
         assert (theirs.name, os.path.basename(ours.path)) == (NAME, f"{NAME}.1")
         assert ours.resume_data() is None
         ours.release(remove=True)
@@ -190,9 +192,11 @@ def test_a_sweep_keeps_to_its_folders(tmp_path: Path) -> None:
     (parent / "link").symlink_to(elsewhere)
     (parent / "file").write_bytes(b"")
     (parent / "empty").mkdir()
+    (parent / "made just now").mkdir()
     for path in (elsewhere, parent):
         age(path, 2 * LEFT_OVER)
+    os.utime(parent / "made just now", (NOW, NOW))
     sweep(str(parent), now=NOW)
-    assert (elsewhere / "precious").exists()
-    assert {path.name for path in parent.iterdir()} == {"link", "file"}
+    assert [path.name for path in elsewhere.iterdir()] == ["precious"]
+    assert {path.name for path in parent.iterdir()} == {"link", "file", "made just now"}
     sweep(str(tmp_path / "nowhere"))
