@@ -59,6 +59,8 @@ class Rules:
     background: bool = False
     down: Rate = lambda: None
     up: Rate = lambda: None
+    took: Callable[[int, int], None] = lambda down, up: None
+    """Is told now and then how many bytes went down and up since it was told last."""
 
 
 @dataclass(frozen=True)
@@ -467,10 +469,15 @@ class Session:
     def _look(self, now: float) -> None:
         self._looked = now
         lonely = False
+        down = up = 0
         for joined in list(self._joined.values()):
             status = joined.handle.status()
             _see_peers(joined.torrent.tried, status)
-            joined.torrent.came(status.total_payload_download, status.total_payload_upload)
+            torrent = joined.torrent
+            before = torrent.downloaded, torrent.uploaded
+            torrent.came(status.total_payload_download, status.total_payload_upload)
+            # Of a torrent that was added anew, they begin from 0 again.
+            down, up = down + max(0, torrent.downloaded - before[0]), up + max(0, torrent.uploaded - before[1])
             if joined.torrent.priorities:
                 self.wake(joined)
             lonely |= bool(joined.users) and not status.num_peers and now - joined.torrent.moved > LONELY
@@ -480,6 +487,7 @@ class Session:
                 self._remove(joined)
         for seeking in self._seeking.values():
             _see_peers(seeking.tried, seeking.handle.status())
+        self._rules.took(down, up)
         if lonely and not self._utp:
             self._utp = True
             self._session.apply_settings({"enable_outgoing_utp": True})

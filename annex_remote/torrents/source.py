@@ -57,12 +57,15 @@ class TorrentSource:
         *,
         down: Rate = lambda: None,
         up: Rate = lambda: None,
+        took: Callable[[int, int], None] = lambda down, up: None,
         cache: Cache | None = None,
     ) -> None:
         self.settings = settings
         self._allowed = allowed
         self._cache = cache or Cache()
-        self._session = Session(folder, Rules(settings, allowed, is_in_background(settings.transport), down, up))
+        self._session = Session(
+            folder, Rules(settings, allowed, is_in_background(settings.transport), down, up, took)
+        )
 
     @property
     def session(self) -> Session:
@@ -81,6 +84,12 @@ class TorrentSource:
         if url.choice is not None or len(metainfo.files) == 1:
             file = metainfo.pick(url.choice)
             return UrlContents(file.size, safe_name(file.path[-1]))
+        if ":" not in url.url:  # git-annex makes a folder's name of a URL, and this is none
+            path = os.path.abspath(url.place)
+            raise BadSetting(
+                f"this torrent has {len(metainfo.files)} files: add it as file://{path}, or one of them as "
+                f"{url.place}#1"
+            )
         # Their URLs have our own scheme, so that whatever git-annex does with them later comes here.
         return [
             UrlFile(recorded(url.place, file.number), file.size, "/".join(path))
@@ -95,17 +104,22 @@ class TorrentSource:
         return kept or self._fetched(url, cancelled)
 
     def known(self, url: TorrentUrl) -> Metainfo | None:
-        """Return the metainfo if it was kept: asks nobody."""
+        """Return the metainfo if it was kept, or is a file of this machine: asks nobody else."""
         if url.magnet is not None:
             return self._cache.get(url.magnet.id)
-        return self._cache.by_url(url.place)
+        if urlsplit(url.place).scheme in ("http", "https"):
+            return self._cache.by_url(url.place)
+        with suppress(SwarmError):
+            return self._fetched(url, threading.Event())
+        return None
 
     def _fetched(self, url: TorrentUrl, cancelled: threading.Event) -> Metainfo:
         from annex_remote.torrents.web import fetch_document
 
         timeout = min(WEB_TIME, self.settings.timeout)
+        document = fetch_document(url.place, self._allowed, timeout=timeout, cancelled=cancelled)
         try:
-            metainfo = parse(fetch_document(url.place, self._allowed, timeout=timeout, cancelled=cancelled))
+            metainfo = parse(document)
         except Damaged as error:
             raise Damaged(f"{shown(url.place)}: {error}") from error
         self._cache.keep(metainfo, url.place)

@@ -35,10 +35,10 @@ __all__ = ["Aside", "Download"]
 LATE = 5.0
 """Seconds after which a store that has still not answered is reported."""
 
-BESIDE_AHEAD = 0.3
+BESIDE_AHEAD = 1.0
 """Seconds that requests are ahead at most where there is another source: when both meet, these are in vain."""
-LEAST_BESIDE = 4
-"""Segments, likewise, at least."""
+LEAST_BESIDE = 12
+"""Segments, likewise, at least: with fewer, stores that are slow do not all take part."""
 
 
 class Aside(Protocol):
