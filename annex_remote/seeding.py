@@ -120,8 +120,9 @@ class Seeding:
         return self._serving.figures()
 
     def close(self) -> None:
-        """Look for nothing any more; the source is closed by whoever opened it."""
+        """Look for nothing any more, but at the figures once; the source is closed by whoever opened it."""
         self._cancelled.set()
+        self._serving.look()
 
     # What is in torrents.
 

@@ -283,7 +283,7 @@ def _nothing(remote: str) -> BadSetting:
 
 def _require_something(figures: Figures, seeding: Seeding, news: News, remote: str) -> None:
     """Raise `SwarmError` if there is nothing to do."""
-    if figures.torrents or seeding.looked_for:
+    if figures.torrents or seeding.looked_for or seeding.stirred.is_set():
         return
     if news.changes or news.unknown or news.wrong:
         raise Unavailable("nothing of what has a torrent as a source can be served")
