@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,8 @@ import pytest
 
 from annex_remote.errors import SwarmError, Unavailable
 from annex_remote.seeding import LOOK_EVERY, Annexed, Seeding
+from annex_remote.torrents import library
+from annex_remote.torrents.create import KINDS
 from annex_remote.torrents.known import Extra
 from annex_remote.torrents.metainfo import Metainfo
 from annex_remote.torrents.seed import Held, Offer, Serving, plan
@@ -204,6 +207,20 @@ def test_what_fails_is_told_once_and_tried_again(torrent: Metainfo) -> None:
     assert (change.what, change.why) == ("failed", "/objects/1: No such file or directory")
     assert session.served == {}
     assert [change.what for change in serving.update(offers)] == ["offered"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_place_nothing_is_ever_written_and_only_a_whole_torrent_is_believed(tmp_path: Path, kind: str) -> None:
+    metainfo = torrent_of(tmp_path, FILES, kind)
+    flags = library.libtorrent().torrent_flags
+    whole: list[str | None] = [f"/objects/{file.number}" if file.size else None for file in metainfo.files]
+    for places, is_believed in ((whole, True), ([None, *whole[1:]], False)):
+        params = library.torrent_params(metainfo)
+        library.dress(params, metainfo, None, places)
+        assert params.flags & flags.upload_mode
+        assert bool(params.flags & flags.seed_mode) == is_believed
+        assert {name for name in params.renamed_files.values() if name != os.devnull} == set(places) - {None}
+        assert params.save_path == os.devnull
 
 
 # As a whole.
