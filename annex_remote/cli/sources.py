@@ -34,7 +34,7 @@ __all__ = ["register", "seed", "url_given"]
 
 STATUS_EVERY = 30.0
 """Seconds between two lines of figures."""
-PULSE = 1.0
+PULSE = 2.0
 """Seconds between two looks at how all stands."""
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from annex_remote.torrents.bencode import encode
 from annex_remote.torrents.metainfo import parse
+from tests.servers import LibtorrentPeer
 from tests.sessions.session import Output, Repository, Session
 
 SWARM = "git-annex-remote-swarm torrent"
@@ -156,7 +157,22 @@ def test_show_gives_up_on_a_magnet_that_nobody_has(session: Session) -> None:
     magnet = f"magnet:?xt=urn:btih:{'a' * 40}&dn=lonely"
     said = session.run(f"{SWARM} show --timeout 1 --listen 127.0.0.1:0 --dht no '{magnet}'", fails=True)
     assert said.status == 1
-    assert "nobody had the metadata of the lonely within 1 seconds" in said.err
+    assert "nobody had the metadata of 'lonely' within 1 seconds" in said.err
+
+
+def test_show_fetches_the_metadata_of_a_magnet_and_nothing_else(session: Session) -> None:
+    (session.home / ".gitconfig").write_text('[annex "security"]\n\tallowed-ip-addresses = 127.0.0.1\n')
+    (session.folder / "film").mkdir()
+    (session.folder / "film" / "a").write_bytes(bytes(100_000))
+    session.run(f"{SWARM} create film")
+    with LibtorrentPeer(session.folder / "peer") as peer:
+        identity = peer.seed(session.folder / "film.torrent", session.folder)
+        magnet = f"{parse((session.folder / 'film.torrent').read_bytes()).magnet()}&x.pe={peer.address}"
+        [about] = session.run(f"{SWARM} show --json --listen 127.0.0.1:0 --dht no 'swarm:{magnet}#1'").json
+        assert (about["kind"], about["chosen"], about["files"][0]["path"]) == ("hybrid", 1, ["a"])
+        assert peer.status(identity)["uploaded"] == 0
+    # It is remembered.
+    session.run(f"{SWARM} show --timeout 1 --listen none --dht no '{magnet}'")
 
 
 # create
