@@ -72,7 +72,8 @@ class Part:
 
     def has(self, start: int, end: int) -> bool:
         """True if the torrent has all bytes of the file from `start` to `end`."""
-        return all(self.torrent.has(piece) for piece in range(self.piece_at(start), self.piece_at(end - 1) + 1))
+        pieces = range(self.piece_at(start), self.piece_at(end - 1) + 1)
+        return not self.torrent.has_failed and all(map(self.torrent.has, pieces))
 
     def read(self, start: int, end: int) -> bytes:
         """Return bytes that are there; raises `SwarmError` if they cannot be read after all."""
@@ -212,6 +213,7 @@ class Gathering:
                 if not self._wait():
                     return False
                 continue
+            before = self._position
             for data in self._flow(part):
                 view = data
                 while view:
@@ -221,7 +223,8 @@ class Gathering:
                 self._plan(forward)
                 if self._stop or self._cancelled.is_set():
                     break
-            if self._stop:
+            # What cannot be read is not asked for again at once.
+            if self._stop or ((self._position == before or self._cancelled.is_set()) and not self._wait()):
                 return False
         self._progress(size)
         return True
@@ -244,7 +247,6 @@ class Gathering:
                 try:
                     data = torrent.read(reading)
                 except SwarmError:
-                    torrent.check()
                     return  # it is looked for again
                 start, _ = part.bounds(reading)
                 yield part.cut(reading, data)[self._position - start :]
@@ -255,7 +257,7 @@ class Gathering:
 
     def _has_next(self) -> Part | None:
         for part in self._parts:
-            if part.torrent.has(part.piece_at(self._position)):
+            if part.has(self._position, self._position + 1):
                 return part
         return None
 

@@ -133,6 +133,11 @@ class Torrent:
             self._tell_wants()
 
     @property
+    def is_checked(self) -> bool:
+        """True if it is known what of it was there when it was joined."""
+        return self._checked
+
+    @property
     def priorities(self) -> dict[int, int]:
         """What is wanted now."""
         return self._set
@@ -151,6 +156,11 @@ class Torrent:
         self._handle.prioritise(changes)
         if was_idle:
             self._handle.wake()
+
+    @property
+    def has_failed(self) -> bool:
+        """True if `check` raises."""
+        return bool(self._error)
 
     def check(self) -> None:
         """Raise `Unavailable` if the torrent has failed on this machine: no space, a disk that fails."""
