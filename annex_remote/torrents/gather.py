@@ -119,6 +119,8 @@ class Gathering:
         self._position = 0
         self._taken = 0
         """Where the bytes end that were taken last."""
+        self._head: int | None = None
+        """A piece before the position that is to be seen nevertheless."""
         self._coming = 0
         """Bytes from the position on that somebody else brings soon."""
         self._stop = False
@@ -198,11 +200,34 @@ class Gathering:
         try:
             part = self._parts[0]
             self._position = _proved(part, descriptor, self._progress)
+            if not self._check_head(part, descriptor):
+                return False
             os.ftruncate(descriptor, self._position)
             os.lseek(descriptor, self._position, os.SEEK_SET)
             return self._write(descriptor)
         finally:
             os.close(descriptor)
+
+    def _check_head(self, part: Part, descriptor: int) -> bool:
+        """Fetch the first piece if it is of another file as well, and begin anew if other bytes are there.
+
+        False if somebody else is to write.
+        """
+        head = part.span[0] if part.span else 0
+        if not self._position or part.is_inside(head):
+            return True
+        end = part.bounds(head)[1]
+        self._head = head
+        try:
+            while (data := self._read(0, end)) is None:
+                self._plan(forward)
+                if not self._wait():
+                    return False
+        finally:
+            self._head = None
+        if data != os.pread(descriptor, end, 0):
+            self._position = 0
+        return True
 
     def _write(self, descriptor: int) -> bool:
         size = self._parts[0].file.size
@@ -317,6 +342,8 @@ class Gathering:
                 cut = first + len(pieces) * (count - index) // count + 1
                 turned = [*range(cut, part.span.stop), *range(first, cut)]
                 wanted = backward(turned, self._anywhere(part), part.metainfo.piece_length)
+            if index == 0 and self._head is not None:
+                wanted[self._head] = 6
             part.torrent.want(self, wanted)
 
     def _anywhere(self, part: Part) -> Callable[[int], bool]:
@@ -385,12 +412,16 @@ class Gathering:
 
     def take(self, start: int, end: int) -> bytes | None:
         """Return proved bytes of the content, None if they are not there."""
+        data = self._read(start, end)
+        if data is not None:
+            self._taken = end
+        return data
+
+    def _read(self, start: int, end: int) -> bytes | None:
         for part in self._parts:
             if part.has(start, end):
                 with suppress(SwarmError):
-                    data = part.read(start, end)
-                    self._taken = end
-                    return data
+                    return part.read(start, end)
         return None
 
     def offer(self, start: int, data: bytes | memoryview) -> None:
@@ -430,7 +461,7 @@ def _proved(part: Part, descriptor: int, progress: Callable[[int], None]) -> int
     """Return how many bytes at the beginning of the file are the torrent's.
 
     A piece that has bytes of the file before as well is proved by nothing that is here; it counts with the next
-    one.
+    one, and is looked at once it has come.
     """
     size = min(os.fstat(descriptor).st_size, part.file.size)
     proved = 0
