@@ -145,8 +145,15 @@ class _Served:
     offer: Offer
     torrent: Torrent
     standing: Standing = NOTHING_YET
+    seen: int = -1
+    """How many pieces it had at the last look."""
     judged: int = -1
     """How many pieces it had when it was last judged."""
+
+    @property
+    def is_settled(self) -> bool:
+        """True if it is known what of it is here, and nothing is being hashed."""
+        return self.torrent.is_checked and not self.standing.is_checking
 
 
 class Serving:
@@ -207,7 +214,8 @@ class Serving:
                 changes += self._fail(id_, served.offer, str(error))
                 continue
             pieces = served.standing.pieces
-            if served.standing.is_checking or pieces == served.judged:
+            was, served.seen = served.seen, pieces
+            if not served.is_settled or pieces == served.judged or pieces != was:
                 continue
             all_of_them = served.offer.metainfo.pieces
             if pieces == all_of_them or served.torrent.count(0, all_of_them) == pieces:  # it has heard of all

@@ -13,14 +13,17 @@ import pytest
 from annex_remote.errors import SwarmError, Unavailable
 from annex_remote.seeding import LOOK_EVERY, Annexed, Seeding
 from annex_remote.torrents import library
+from annex_remote.torrents.addresses import Allowed
 from annex_remote.torrents.create import KINDS
 from annex_remote.torrents.known import Extra
 from annex_remote.torrents.metainfo import Metainfo
 from annex_remote.torrents.seed import Held, Offer, Serving, plan
-from annex_remote.torrents.session import Standing
+from annex_remote.torrents.session import Rules, Session, Standing
+from annex_remote.torrents.settings import read_torrent_settings
 from annex_remote.torrents.torrent import Torrent
 from annex_remote.torrents.urls import TorrentUrl, torrent_url
-from tests.fakes import FakeClock, wait_for
+from tests.cli.test_seed import state_of
+from tests.fakes import WAIT, FakeClock, wait_for
 from tests.torrents.test_register import FILES, torrent_of
 
 HERE = {name: data for name, data in FILES.items() if data}
@@ -107,6 +110,8 @@ class FakeSession:
     log: list[str] = field(default_factory=list)
     refuses: str = ""
     is_checking: bool = False
+    is_slow: bool = False
+    """True if it is not known yet what is there, and nothing is looked at either."""
     has: int | None = None
     uploaded: int = 0
     changed: threading.Condition = field(default_factory=threading.Condition)
@@ -116,11 +121,17 @@ class FakeSession:
             raise Unavailable(self.refuses)
         assert metainfo.id not in self.served
         torrent = Torrent(metainfo, self.changed, FakeClock())
-        for piece in range(metainfo.pieces if self.has is None else self.has):
-            torrent.finished(piece)
+        if not self.is_slow:
+            self.check(torrent)
         self.served[metainfo.id] = (torrent, list(in_place))
         self.log.append(f"join {sum(place is not None for place in in_place)}")
         return torrent
+
+    def check(self, torrent: Torrent) -> None:
+        """Let it be known what is there."""
+        for piece in range(torrent.metainfo.pieces if self.has is None else self.has):
+            torrent.finished(piece)
+        torrent.checked()
 
     def drop(self, torrent: Torrent) -> None:
         del self.served[torrent.metainfo.id]
@@ -174,6 +185,7 @@ def test_what_does_not_prove_is_told_once_by_its_files(tmp_path: Path) -> None:
     session = FakeSession(has=metainfo.pieces - 2)
     serving = Serving(session)
     serving.update(offers_of(metainfo, held_of(metainfo)))
+    assert serving.look() == []  # it may change yet
     [change] = serving.look()
     assert (change.what, change.why) == ("damaged", "sub/6 last.bin: 2 of 3 pieces are not the torrent's")
     assert serving.look() == []
@@ -182,14 +194,28 @@ def test_what_does_not_prove_is_told_once_by_its_files(tmp_path: Path) -> None:
     serving = Serving(session)
     serving.update(offers_of(metainfo, held_of(metainfo, "1 first.bin")))
     assert serving.look() == []
+    assert serving.look() == []
 
 
 def test_what_is_still_being_looked_at_is_not_judged(torrent: Metainfo) -> None:
     session = FakeSession(has=0, is_checking=True)
     serving = Serving(session)
     serving.update(offers_of(torrent, held_of(torrent)))
-    assert serving.look() == []
+    for _ in range(3):
+        assert serving.look() == []
     session.is_checking = False
+    assert [change.what for change in serving.look()] == ["damaged"]
+
+
+def test_what_has_not_been_looked_at_yet_is_not_judged(torrent: Metainfo) -> None:
+    session = FakeSession(is_slow=True)
+    serving = Serving(session)
+    serving.update(offers_of(torrent, held_of(torrent)))
+    for _ in range(3):
+        assert serving.look() == []
+    session.has = 1
+    session.check(session.served[torrent.id][0])
+    assert serving.look() == []
     assert [change.what for change in serving.look()] == ["damaged"]
 
 
@@ -220,7 +246,28 @@ def test_in_place_nothing_is_ever_written_and_only_a_whole_torrent_is_believed(t
         assert params.flags & flags.upload_mode
         assert bool(params.flags & flags.seed_mode) == is_believed
         assert {name for name in params.renamed_files.values() if name != os.devnull} == set(places) - {None}
-        assert params.save_path == os.devnull
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("gone", ["1 first.bin", "4 second.bin", "sub/6 last.bin"])
+def test_libtorrent_finds_what_is_in_place_whatever_is_not(tmp_path: Path, kind: str, gone: str) -> None:
+    metainfo = torrent_of(tmp_path, FILES, kind)
+    folder = tmp_path / "the torrent"
+    before = state_of(tmp_path)
+    here = {"/".join(file.path): file for file in metainfo.files if file.size}
+    absent = here.pop(gone)
+    places = [str(folder.joinpath(*file.path)) if "/".join(file.path) in here else None for file in metainfo.files]
+    settings = read_torrent_settings({"listen": "none", "dht": "no", "transport": "foreground"})
+    session = Session(str(tmp_path.parent / f"{tmp_path.name} work"), Rules(settings, Allowed()))
+    try:
+        torrent = session.join(metainfo, in_place=places)
+        with session.changed:
+            assert session.changed.wait_for(lambda: torrent.is_checked, WAIT)
+        served = {piece for piece in range(metainfo.pieces) if torrent.has(piece)}
+        assert served == set(range(metainfo.pieces)) - set(metainfo.span(absent))
+    finally:
+        session.close()
+    assert state_of(tmp_path) == before
 
 
 # As a whole.
