@@ -299,11 +299,15 @@ def _tell_start(figures: Figures, seeding: Seeding, source: TorrentSource, as_js
         said = {"type": "started", "port": port or None, "torrents": figures.torrents, "files": figures.files}
         click.echo(json.dumps(said | {"looked_for": seeding.looked_for}))
         return
-    what = f"{figures.torrents:,} torrents with {figures.files:,} files are served"
-    where = f"at port {port}" if port else "without a port: peers cannot connect, and are connected to"
-    out.print(f"{what} {where if figures.torrents else 'yet'}; Ctrl-C ends it", markup=False)
+    where = f"at port {port}" if port else "at no port: nobody can connect, but peers are connected to"
+    what = f"{_many(figures.torrents, 'torrent')}, {_many(figures.files, 'file')}, {where}"
+    out.print(f"{what if figures.torrents else 'nothing yet'}; Ctrl-C ends it", markup=False)
     if seeding.looked_for:
-        out.print(f"what is in {seeding.looked_for:,} torrents is being looked for", markup=False)
+        out.print(f"looking for what is in {_many(seeding.looked_for, 'torrent')}", markup=False)
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 _CHANGES = {
@@ -350,12 +354,9 @@ def _tell_figures(figures: Figures, as_json: bool) -> None:
         said = {"type": "status", "torrents": figures.torrents, "files": figures.files, "peers": figures.peers}
         click.echo(json.dumps(said | {"given": figures.given, "checking": figures.checking}))
         return
-    checking = f", {figures.checking:,} are being hashed" if figures.checking else ""
-    out.print(
-        f"{figures.torrents:,} torrents, {figures.files:,} files{checking}: {figures.peers:,} peers, "
-        f"{decimal(figures.given)} given",
-        markup=False,
-    )
+    what = f"{_many(figures.torrents, 'torrent')}, {_many(figures.files, 'file')}"
+    what += f", {figures.checking:,} being hashed" if figures.checking else ""
+    out.print(f"{what}: {_many(figures.peers, 'peer')}, {decimal(figures.given)} given", markup=False)
 
 
 def _print_planned(source: TorrentSource, remote: str, as_json: bool) -> None:

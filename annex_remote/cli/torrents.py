@@ -57,13 +57,15 @@ def show(what: str, timeout: str, listen: str, dht: str, as_json: bool) -> None:
 
 def _looked_at(what: str, timeout: float, listen: str, dht: str) -> tuple[Metainfo, int | str | None]:
     from annex_remote.torrents.addresses import read_allowed
+    from annex_remote.torrents.names import printable
     from annex_remote.torrents.settings import read_torrent_settings
     from annex_remote.torrents.source import TorrentSource
     from annex_remote.torrents.urls import shown
 
     url = url_given(what)
+    name = shown(url.place) if url.magnet is None else printable(url.magnet.name or url.magnet.id)
     settings = read_torrent_settings({"listen": listen, "dht": dht, "transport": "foreground"})
-    with tempfile.TemporaryDirectory(prefix="swarm-") as folder, _waiting(shown(url.place)):
+    with tempfile.TemporaryDirectory(prefix="swarm-") as folder, _waiting(name):
         source = TorrentSource(replace(settings, timeout=max(1.0, timeout)), read_allowed(None), folder)
         try:
             return source.metainfo(url, threading.Event(), fresh=True), url.choice
