@@ -254,7 +254,7 @@ def test_only_right_content_is_ever_found(
     "place",
     [
         "https://example.org/x.torrent",
-        "http://[::1]:8080/a/x.TORRENT?key=1&name=y.torrent",
+        "http://[::1]:8080/a/x.TORRENT?key=1&name=y",
         "file:///tmp/a%20b%23.torrent",
         "https://example.org/a%2Fb.torrent",
     ],
