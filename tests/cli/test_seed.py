@@ -206,6 +206,22 @@ def test_what_is_in_a_torrent_is_fetched_from_peers_where_it_is_not_known(laptop
             seeder.end()
 
 
+def test_another_clone_gets_what_was_registered_from_the_one_that_seeds(laptop: Repository) -> None:
+    """No shares are stored, and the clones see nothing of one another but the torrent."""
+    with ToldTracker() as tracker:
+        registered(laptop, f"--tracker {tracker.announce}")
+        files = contents(laptop)
+        desk = laptop.session.clone(laptop, "desk")
+        desk.enableremote({"SWARM_CAPABILITY": laptop.capability()})
+        desk.run("git remote remove origin")
+        with seeding(laptop) as seeder:
+            tracker.told.append(f"127.0.0.1:{seeder.hear('started')['port']}")
+            desk.run("git annex get -J3 film", env={"XDG_CACHE_HOME": str(laptop.session.folder / "cache")})
+            assert contents(desk) == files
+            seeder.end()
+    assert laptop.session.shares("usb", "nas", "attic") == []
+
+
 def test_it_says_what_would_be_served(laptop: Repository) -> None:
     registered(laptop)
     laptop.run("git annex drop --quiet --force film/two.bin")
