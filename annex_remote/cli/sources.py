@@ -79,7 +79,7 @@ def register(remote: str, what: str, folder: str | None, dry_run: bool, as_json:
     """Give annexed files that are here a torrent as a source in REMOTE; nothing of it is fetched.
 
     Which of the files below DIR (or all) are in the torrent is proved by its hashes; names do not matter. The
-    torrent is a .torrent file, its URL, or a magnet.
+    torrent is a .torrent file, its URL, or a magnet; with #N behind it, only that file of it is meant.
 
     Exit status: 0 if each of the torrent's files is here and has it as a source now, 1 if not.
     """
@@ -93,10 +93,11 @@ def register(remote: str, what: str, folder: str | None, dry_run: bool, as_json:
     finally:
         source.close()
     registration = Registration(remote, metainfo, _address(url))
-    registration.urls_of(metainfo.files[0])  # before anything is read: what cannot be recorded is not
+    meant = metainfo.files if url.choice is None else (metainfo.pick(url.choice),)
+    registration.urls_of(meant[0])  # before anything is read: what cannot be recorded is not
     registration.look(folder)
     with counting("proving", registration.bytes_to_read, as_json) as registration.heard:
-        outcomes = registration.prove()
+        outcomes = [each for each in registration.prove() if len(meant) > 1 or each.match.file == meant[0]]
     if not dry_run:
         _remember(registration, url)
         registration.record(outcomes)

@@ -12,7 +12,7 @@ import pytest
 
 from annex_remote.torrents.bencode import encode
 from annex_remote.torrents.metainfo import parse
-from tests.servers import LibtorrentPeer
+from tests.servers import LibtorrentPeer, nginx_static
 from tests.sessions.session import Output, Repository, Session
 
 SWARM = "git-annex-remote-swarm torrent"
@@ -328,6 +328,26 @@ def test_register_takes_what_is_proved_and_below_the_folder(laptop: Repository) 
 
 def urls_of_none(repository: Repository, file: str) -> bool:
     return "vault" not in repository.run(f"git annex whereis {file}").out
+
+
+def test_register_records_where_a_torrent_is_on_the_web_and_its_magnet(laptop: Repository) -> None:
+    laptop.run("git config --global annex.security.allowed-ip-addresses 127.0.0.1")
+    with nginx_static(laptop.session.folder / "web") as web:
+        torrent = made(laptop, "--v1", to=str(web.root / "x.torrent"))
+        metainfo = parse(torrent.read_bytes())
+        url = f"http://{web.host}:{web.port}/x.torrent"
+        states, summary = register(laptop, f"'{url}#2'")
+        assert (states, summary["files"]) == ({"small.txt": "registered"}, 1)
+        states, _ = register(laptop, url)
+    assert states == {"one.bin": "registered", "small.txt": "already", "two.bin": "registered"}
+    for file in metainfo.files:
+        recorded = {
+            f"swarm:{url.replace('.torrent', '%2Etorrent')}#{file.number}",
+            f"swarm:{metainfo.magnet(file.number)}",
+        }
+        assert urls_of(laptop, f"film/{file.path[0]}") == recorded
+    states, _ = register(laptop, f"'{metainfo.magnet()}'")
+    assert set(states.values()) == {"already"}
 
 
 def test_register_records_a_private_torrent_by_the_path_of_its_file(laptop: Repository) -> None:
