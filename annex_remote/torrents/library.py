@@ -48,9 +48,6 @@ _BACKGROUND = {
     "enable_incoming_tcp": False,
     "connections_limit": 20,
     "unchoke_slots_limit": 4,
-    # What is given yields earlier, and faster, than by default: milliseconds, and bytes for each round trip.
-    "utp_target_delay": 40,
-    "utp_gain_factor": 1500,
     "aio_threads": 1,
     "hashing_threads": 1,
 }

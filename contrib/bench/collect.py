@@ -33,6 +33,8 @@ MEASUREMENTS = (
     "stores",
     "mixed",
     "limits",
+    "torrents",
+    "yielding",
     "census",
     "years",
 )
@@ -46,6 +48,8 @@ QUICK = {
     "stores": ["--size", "16M", "--rounds", "1", "--memory", "64M"],
     "mixed": ["--quick"],
     "limits": ["--seconds", "2"],
+    "torrents": ["--size", "64M", "--rounds", "1"],
+    "yielding": ["--seconds", "5", "--rounds", "1"],
     "census": ["--objects", "4000"],
     "years": ["--seeds", "2", "--days", "100"],
 }
