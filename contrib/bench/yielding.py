@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from figures import MIB, Figure, arguments, report
 from harness import need, random_file, scratch
@@ -102,8 +103,8 @@ def seed(torrent: str, content: str) -> None:
     import libtorrent as lt
 
     params = lt.session_params()
-    off = dict.fromkeys(("enable_dht", "enable_lsd", "enable_upnp", "enable_natpmp"), False)
-    params.settings = {"listen_interfaces": f"{NEAR}:{PORT}", **off}
+    settings: Any = {"listen_interfaces": f"{NEAR}:{PORT}"}
+    params.settings = settings | dict.fromkeys(("enable_dht", "enable_lsd", "enable_upnp", "enable_natpmp"), False)
     session = lt.session(params)
     about = lt.load_torrent_buffer(Path(torrent).read_bytes())
     about.save_path = content
@@ -218,7 +219,7 @@ def main() -> None:
     options = parser.parse_args()
     for name, run in (("seed", seed), ("give", give), ("send", send), ("take", take), ("fetch", fetch)):
         if (words := getattr(options, name)) is not None:
-            run(*words)  # type: ignore[operator]
+            run(*words)
             return
     need("ip", "tc")
     if os.geteuid():
