@@ -344,7 +344,7 @@ def _tell_offer(offer: Offer, what: str, why: str, as_json: bool) -> None:
         said = {"type": what, "torrent": metainfo.id, "name": metainfo.name, "files": offer.here}
         click.echo(json.dumps(said | {"of": offer.of, "error": why or None}))
         return
-    words = _CHANGES.get(what, what) + (f": {why}" if why else "")
+    words = _CHANGES.get(what, what) + (f": {printable(why)}" if why else "")
     if not why and what != "withdrawn" and offer.here < offer.of:
         words += f", {offer.here:,} of its {offer.of:,} files"
     (err if why else out).print(f"{printable(metainfo.name)} {words}", markup=False)
