@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import random
 import shlex
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -19,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from annex_remote.errors import BadSetting
+from annex_remote.torrents.metainfo import parse
 
 __all__ = ["run_demo"]
 
@@ -43,6 +49,7 @@ class _Stage:
             "PATH": os.pathsep.join([*programs, os.environ.get("PATH", "")]),
             "HOME": str(folder),
             "XDG_STATE_HOME": str(folder / "state"),
+            "XDG_CACHE_HOME": str(folder / "cache"),
             "GIT_AUTHOR_NAME": "demo",
             "GIT_AUTHOR_EMAIL": "demo@localhost",
             "GIT_COMMITTER_NAME": "demo",
@@ -67,13 +74,38 @@ class _Stage:
                 check=True,
             )
 
-    def run(self, command: str, *, show: bool = True, status: int = 0) -> float:
+    @contextmanager
+    def beside(self, command: str) -> Iterator[None]:
+        """Run a command line while others go on, and end it as Ctrl-C does."""
+        self.console.print(Text(f"$ {command} &", style="cyan"))
+        process = subprocess.Popen(
+            shlex.split(command),
+            cwd=self.repository,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert process.stdout
+        try:
+            self.console.print(Text(f"  {process.stdout.readline().strip()}", style="dim"))
+            yield
+        finally:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.communicate(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+
+    def run(self, command: str, *, show: bool = True, status: int = 0, within: Path | None = None) -> float:
         """Run a command line in the repository, which ends with `status`; return the seconds that it took."""
-        self.console.print(Text(f"$ {command}", style="cyan"))
+        self.console.print(Text(f"{within.name if within else ''}$ {command}", style="cyan"))
         began = time.monotonic()
         done = subprocess.run(
             shlex.split(command),
-            cwd=self.repository,
+            cwd=within or self.repository,
             env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -156,6 +188,11 @@ def _play(stage: _Stage, largest: int) -> int:
     stage.run(f"{SWARM} check vault --verify")
     _show_shares(console, stage.folder)
 
+    if importlib.util.find_spec("libtorrent") is None:
+        stage.say("The part about torrents is left out: there is no libtorrent for this Python")
+    else:
+        good &= _play_torrent(stage, sums)
+
     stage.say("The laptop is stolen: the stores and the capability alone bring everything back")
     capability, restored = stage.folder / "capability", stage.folder / "restored"
     stage.save(f"{SWARM} capability vault", capability)
@@ -168,6 +205,37 @@ def _play(stage: _Stage, largest: int) -> int:
         [found] = restored.glob(f"??*/???/{key}/{key}")
         found.rename(stage.repository / name)
     return 0 if _show_result(console, stage.repository, sums) and good else 1
+
+
+def _play_torrent(stage: _Stage, sums: dict[str, str]) -> bool:
+    """Make a torrent of a file, and give it to a repository that has none of the stores; True if it came."""
+    stage.say("The film is for everybody: it becomes a torrent, and another repository gets it from the laptop")
+    film = "film.mkv"
+    torrent = stage.folder / f"{film}.torrent"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    tv = stage.folder / "tv"
+    tv.mkdir()
+    stage.run("git init --quiet --initial-branch main .", within=tv)
+    stage.run("git annex init --quiet tv", within=tv)
+    places = " ".join(f"{name}=dir:{stage.folder / f'tv-{name}'}" for name in ("a", "b", "c"))
+    remote = "git annex initremote --quiet box type=external externaltype=swarm encryption=none"
+    stage.run(f'{remote} stores="{places}"', within=tv, show=False)
+    # Nothing of this is to leave the machine, where peers are usually not looked for.
+    for repository, name in ((stage.repository, "vault"), (tv, "box")):
+        for setting, value in {
+            "annex.security.allowed-ip-addresses": "127.0.0.1",
+            f"remote.{name}.swarm-dht": "no",
+            f"remote.{name}.swarm-listen": "127.0.0.1:0",
+            f"remote.{name}.swarm-transport": "foreground",
+        }.items():
+            subprocess.run(["git", "config", setting, value], cwd=repository, env=stage.environment, check=True)
+    stage.run(f"{SWARM} torrent create {film} -o {torrent}")
+    stage.run(f"{SWARM} torrent register vault {torrent}")
+    magnet = f"{parse(torrent.read_bytes()).magnet()}&x.pe=127.0.0.1:{port}"
+    with stage.beside(f"{SWARM} torrent seed vault --listen 127.0.0.1:{port}"):
+        stage.run(f"git annex addurl --raw-except=box --file={film} {shlex.quote(magnet)}", within=tv)
+    return _show_result(stage.console, tv, {film: sums[film]})
 
 
 def _make_files(folder: Path, largest: int) -> dict[str, str]:
