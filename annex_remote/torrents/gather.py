@@ -314,7 +314,7 @@ class Gathering:
             return
         moved = max(self._began, *(part.torrent.moved for part in self._parts))
         if self._clock() - moved > self._timeout and self._expected <= 0:
-            tried = [f"torrent {part.metainfo.name}: {part.torrent.tried.in_words()}" for part in self._parts]
+            tried = [f"torrent {part.metainfo.title}: {part.torrent.tried.in_words()}" for part in self._parts]
             raise NotEnough(
                 f"nothing came from peers for {self._timeout:g} seconds; {'; '.join(tried + self.failures)}"
             )
@@ -510,5 +510,5 @@ class _Offering:
         if torrent.has(piece):
             return
         if metainfo.has_layers and not metainfo.proves(piece, data):
-            raise Damaged(f"the torrent {metainfo.name} has other content than the shares")
+            raise Damaged(f"the torrent {metainfo.title} has other content than the shares")
         torrent.offer(piece, data + bytes(metainfo.piece_size(piece) - len(data)))

@@ -281,7 +281,7 @@ def _loaded(metainfo: Metainfo) -> Any:
             document[b"info-hash2"] = metainfo.v2
         return lt.read_resume_data(lt.bencode(document))
     except RuntimeError as error:
-        raise Damaged(f"the torrent {metainfo.name} is refused by libtorrent: {error}") from error
+        raise Damaged(f"the torrent {metainfo.title} is refused by libtorrent: {error}") from error
 
 
 def _paired(layout: Any, metainfo: Metainfo) -> list[int]:
@@ -291,7 +291,7 @@ def _paired(layout: Any, metainfo: Metainfo) -> list[int]:
     meant = [(file.size, file.offset) for file in metainfo.files]
     # Where an empty one stands says nothing.
     if len(seen) != len(meant) or [each for each in seen if each[0]] != [each for each in meant if each[0]]:
-        raise Damaged(f"the torrent {metainfo.name} can be read in two ways")
+        raise Damaged(f"the torrent {metainfo.title} can be read in two ways")
     return indices
 
 

@@ -87,6 +87,11 @@ class Metainfo:
         return digest.hex()
 
     @property
+    def title(self) -> str:
+        """Its name as it may be shown: nobody knows who gave it."""
+        return printable(self.name)
+
+    @property
     def pieces(self) -> int:
         return -(-self.size // self.piece_length)
 

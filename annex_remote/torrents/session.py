@@ -21,6 +21,7 @@ from annex_remote.torrents import library
 from annex_remote.torrents.addresses import Allowed
 from annex_remote.torrents.known import NOTHING_MORE, Extra, sifted
 from annex_remote.torrents.metainfo import Metainfo, from_info
+from annex_remote.torrents.names import printable
 from annex_remote.torrents.settings import Endpoint, TorrentSettings
 from annex_remote.torrents.torrent import Torrent, Tried
 from annex_remote.torrents.urls import Magnet
@@ -105,6 +106,7 @@ class _Seeking:
     magnet: Magnet
     handle: Any
     tried: Tried
+    began: float
     found: Metainfo | None = None
     error: SwarmError | None = None
     users: int = 1
@@ -122,6 +124,8 @@ class Session:
         self._session: Any = None
         self._joined: dict[str, _Joined] = {}
         self._seeking: dict[str, _Seeking] = {}
+        self._of_handle: dict[Any, _Joined | _Seeking] = {}
+        """What libtorrent's handles stand for."""
         self._met: dict[str, list[Endpoint]] = {}
         """Peers that were met while a magnet's metadata was fetched, by the torrent's id."""
         self._looked = 0.0
@@ -173,6 +177,7 @@ class Session:
                     folder.release(remove=False)
                 raise
             joined = self._joined[metainfo.id] = _Joined(torrent, handle, folder, plain)
+            self._of_handle[handle] = joined
             torrent.tried.dht = self._dht_in_words(metainfo)
             torrent.attach(_Handle(self, joined))
             self._add_sources(handle, Extra(peers=known.peers))
@@ -328,7 +333,8 @@ class Session:
         params.trackers = list(known.trackers)
         params.tracker_tiers = list(range(len(params.trackers)))
         params.peers = list(known.peers)
-        seeking = self._seeking[name] = _Seeking(magnet, session.add_torrent(params), tried)
+        seeking = self._seeking[name] = _Seeking(magnet, session.add_torrent(params), tried, self._clock())
+        self._of_handle[seeking.handle] = seeking
         self._add_sources(seeking.handle, Extra(peers=known.peers))
         return seeking
 
@@ -336,6 +342,7 @@ class Session:
         if self._seeking.get(name) is not seeking:
             return
         del self._seeking[name]
+        self._of_handle.pop(seeking.handle, None)
         if self._session is not None:
             with suppress(RuntimeError):  # libtorrent has given it up by itself, as that of another magnet
                 if seeking.found is not None:
@@ -388,13 +395,11 @@ class Session:
         of_torrent, of_magnet = _OF_TORRENTS.get(kind), _OF_MAGNETS.get(kind)
         if of_torrent is None and of_magnet is None:
             return
-        handle = alert.handle
-        for joined in self._joined.values():
-            if joined.handle == handle and of_torrent is not None:
-                of_torrent(self, joined, alert)
-        for seeking in list(self._seeking.values()):
-            if seeking.handle == handle and of_magnet is not None:
-                of_magnet(self, seeking, alert)
+        of = self._of_handle.get(alert.handle)
+        if isinstance(of, _Joined) and of_torrent is not None:
+            of_torrent(self, of, alert)
+        elif isinstance(of, _Seeking) and of_magnet is not None:
+            of_magnet(self, of, alert)
 
     def _piece_finished(self, joined: _Joined, alert: Any) -> None:
         joined.torrent.finished(alert.piece_index)
@@ -420,7 +425,7 @@ class Session:
         )
 
     def _torrent_error(self, joined: _Joined, alert: Any) -> None:
-        joined.torrent.failed(f"{joined.torrent.metainfo.name}: {alert.error.message()}")
+        joined.torrent.failed(f"{joined.torrent.metainfo.title}: {alert.error.message()}")
 
     def _saved(self, joined: _Joined, alert: Any) -> None:
         params = alert.params
@@ -431,8 +436,10 @@ class Session:
         if joined.is_stuck:
             joined.is_stuck = False
             params.piece_priorities = _priorities(joined.torrent)
+            self._of_handle.pop(joined.handle, None)
             self._session.remove_torrent(joined.handle)
             joined.handle = self._session.add_torrent(params)
+            self._of_handle[joined.handle] = joined
             joined.torrent.begun_anew()
 
     def _not_saved(self, joined: _Joined, alert: Any) -> None:
@@ -451,7 +458,7 @@ class Session:
 
     def _tracker_error(self, of: _Joined | _Seeking, alert: Any) -> None:
         said = alert.failure_reason() or alert.error.message()
-        _tried(of).trackers[alert.tracker_url()] = " ".join(said.split())[:200]
+        _tried(of).trackers[alert.tracker_url()] = printable(" ".join(said.split())[:200])
 
     def _tracker_reply(self, of: _Joined | _Seeking, alert: Any) -> None:
         peers = alert.num_peers
@@ -462,7 +469,7 @@ class Session:
 
     def _url_seed(self, joined: _Joined, alert: Any) -> None:
         said = alert.error_message() or alert.error.message()
-        joined.torrent.tried.web_seeds[alert.server_url()] = " ".join(said.split())[:200]
+        joined.torrent.tried.web_seeds[alert.server_url()] = printable(" ".join(said.split())[:200])
 
     # From time to time.
 
@@ -486,7 +493,9 @@ class Session:
             if not joined.users and self._is_over(joined, now) and not joined.saving:
                 self._remove(joined)
         for seeking in self._seeking.values():
-            _see_peers(seeking.tried, seeking.handle.status())
+            status = seeking.handle.status()
+            _see_peers(seeking.tried, status)
+            lonely |= not status.num_peers and now - seeking.began > LONELY
         self._rules.took(down, up)
         if lonely and not self._utp:
             self._utp = True
@@ -506,6 +515,7 @@ class Session:
         torrent = joined.torrent
         del self._joined[torrent.metainfo.id]
         torrent.detach()
+        self._of_handle.pop(joined.handle, None)
         self._session.remove_torrent(joined.handle)
         if joined.folder is not None:
             # What somebody else left there half-way is not to be lost with what is done.

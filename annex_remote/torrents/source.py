@@ -21,6 +21,7 @@ from annex_remote.torrents.cache import Cache
 from annex_remote.torrents.gather import Gathering, Part
 from annex_remote.torrents.known import Extra
 from annex_remote.torrents.metainfo import Metainfo, TorrentFile, parse
+from annex_remote.torrents.names import printable
 from annex_remote.torrents.session import Rate, Rules, Session
 from annex_remote.torrents.settings import TorrentSettings
 from annex_remote.torrents.torrent import Torrent
@@ -134,7 +135,7 @@ class TorrentSource:
             Extra(trackers=_in_turn(magnet.trackers), peers=magnet.peers),
             timeout=self.settings.timeout,
             cancelled=cancelled,
-            user=repr(magnet.name) if magnet.name else f"the magnet {magnet.id}",
+            user=f"'{printable(magnet.name)}'" if magnet.name else f"the magnet {magnet.id}",
         )
         self._cache.keep(metainfo)
         return metainfo
@@ -177,7 +178,7 @@ class TorrentSource:
             file = metainfo.pick(url.choice)
             if size is not None and file.size != size:
                 raise Damaged(
-                    f"file {file.number} of the torrent {metainfo.name} has {file.size} bytes, not {size}"
+                    f"file {file.number} of the torrent {metainfo.title} has {file.size} bytes, not {size}"
                 )
             if not file.size:
                 part = Part(Torrent(metainfo, self._session.changed, time.monotonic), file)
@@ -227,13 +228,13 @@ class TorrentSource:
     def _in_words(self, url: TorrentUrl) -> str:
         metainfo = self.known(url)
         if metainfo is None:
-            name = (url.magnet.name or url.magnet.id) if url.magnet else shown(url.place)
-            return f"torrent {name}" + (f", file {url.choice}" if url.choice is not None else "")
-        words = f"torrent {metainfo.name} ({metainfo.id})"
+            name = (printable(url.magnet.name) or url.magnet.id) if url.magnet else shown(url.place)
+            return f"torrent {name}" + (f", file {printable(str(url.choice))}" if url.choice is not None else "")
+        words = f"torrent {metainfo.title} ({metainfo.id})"
         with suppress(BadSetting):
             file = metainfo.pick(url.choice)
             if len(metainfo.files) > 1:
-                words += f", file {file.number}: {'/'.join(file.path)}"
+                words += f", file {file.number}: {printable('/'.join(file.path))}"
         return words
 
     def is_trusted(self, urls: Sequence[TorrentUrl], size: int | None, cancelled: threading.Event) -> bool:

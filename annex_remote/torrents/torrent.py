@@ -17,6 +17,9 @@ from annex_remote.torrents.wanting import forward
 
 __all__ = ["Handle", "Torrent", "Tried"]
 
+MOST_SHOWN = 8
+"""Trackers, and web seeds, that a message names."""
+
 READ_TIME = 60.0
 """Seconds that reading a piece back from this machine's disk may take."""
 
@@ -66,8 +69,8 @@ class Tried:
             parts.append(f"none of {self.known} known peers could be connected to")
         else:
             parts.append("no peers were found")
-        parts += [f"tracker {shown(url)}: {said}" for url, said in self.trackers.items()]
-        parts += [f"web seed {shown(url)}: {said}" for url, said in self.web_seeds.items()]
+        parts += _some([f"tracker {shown(url)}: {said}" for url, said in self.trackers.items()], "trackers")
+        parts += _some([f"web seed {shown(url)}: {said}" for url, said in self.web_seeds.items()], "web seeds")
         if self.bad:
             parts.append(f"{self.bad} pieces came damaged")
         if self.refused:
@@ -78,6 +81,12 @@ class Tried:
         if self.dht:
             parts.append(self.dht)
         return "; ".join(parts)
+
+
+def _some(words: list[str], what: str) -> list[str]:
+    """Return the first of `words`, and how many more there are."""
+    more = len(words) - MOST_SHOWN
+    return words if more <= 0 else [*words[:MOST_SHOWN], f"{more} more {what}"]
 
 
 class Torrent:
@@ -187,7 +196,7 @@ class Torrent:
                 self._reads.pop(piece, None)
         self.check()
         if data is None:
-            raise Unavailable(f"a piece of {self.metainfo.name} could not be read back in {READ_TIME:g} seconds")
+            raise Unavailable(f"a piece of {self.metainfo.title} could not be read back in {READ_TIME:g} seconds")
         if isinstance(data, SwarmError):
             raise data
         if piece not in self._doubtful or not self.metainfo.has_layers or self.metainfo.proves(piece, data):
@@ -198,7 +207,7 @@ class Torrent:
             self._set.clear()
             if self._handle is not None:
                 self._handle.check_again()
-        raise Unavailable(f"a piece of {self.metainfo.name} was damaged on this machine's disk")
+        raise Unavailable(f"a piece of {self.metainfo.title} was damaged on this machine's disk")
 
     def offer(self, piece: int, data: bytes) -> None:
         """Give a proved piece that came from elsewhere."""
@@ -238,7 +247,7 @@ class Torrent:
         """Take in that what was being read will not be told any more; it is to be asked for again."""
         for piece, data in self._reads.items():
             if data is None:
-                self._reads[piece] = Unavailable(f"{self.metainfo.name} was begun anew")
+                self._reads[piece] = Unavailable(f"{self.metainfo.title} was begun anew")
 
     def failed(self, text: str) -> None:
         self._error = text
