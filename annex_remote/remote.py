@@ -352,25 +352,28 @@ class SwarmRemote:
             return self._kept
 
     def check_present(self, job: Job, key: str) -> bool:
+        doubt: SwarmError | None = None
         try:
-            present = self._is_stored(job, key)
-        except SwarmError:
-            if self._is_trusted_torrent(job, key):
+            if self._is_stored(job, key):
                 return True
-            raise
-        if present:
-            return True
-        if self._is_trusted_torrent(job, key):
-            return True
+        except SwarmError as error:
+            doubt = error
         urls = self._torrents_of(job, key)
         if urls:
-            name = self._name or "REMOTE"
-            raise Unavailable(
-                f"no shares of it are stored; only a torrent has it, which does not count as a copy "
-                f"({'; '.join(self.torrents().in_words(urls))}). To store shares as well: "
-                f"git -c remote.{name}.swarm-torrents=no annex copy --to {name} FILE"
-            )
-        return False
+            self._keep_magnets(job, key, urls)
+            torrents = self.torrents()
+            if torrents.settings.trust and torrents.is_trusted(urls, _size_of(key), job.cancelled):
+                return True
+        if doubt is not None:
+            raise doubt
+        if not urls:
+            return False
+        name = self._name or "REMOTE"
+        raise Unavailable(
+            f"no shares of it are stored; only a torrent has it, which does not count as a copy "
+            f"({'; '.join(torrents.in_words(urls))}). To store shares as well: "
+            f"git -c remote.{name}.swarm-torrents=no annex copy --to {name} FILE"
+        )
 
     def _is_stored(self, job: Job, key: str) -> bool:
         try:
@@ -381,15 +384,6 @@ class SwarmRemote:
             return self._is_present(job, key)
         # A grid that changed elsewhere may keep the object on stores that this clone has not heard of.
         return present or (self._refresh(job) and self._is_present(job, key))
-
-    def _is_trusted_torrent(self, job: Job, key: str) -> bool:
-        """True if a torrent has the key, and its user said that this counts as a copy."""
-        urls = self._torrents_of(job, key)
-        if not urls:
-            return False
-        self._keep_magnets(job, key, urls)
-        torrents = self.torrents()
-        return torrents.settings.trust and torrents.is_trusted(urls, _size_of(key), job.cancelled)
 
     def _is_present(self, job: Job, key: str) -> bool:
         from annex_remote.transfer.presence import is_present
