@@ -122,12 +122,14 @@ class FakeSwarm:
                 self.priorities[piece] = priority
             else:
                 self.priorities.pop(piece, None)
+        self.changed.notify_all()
 
     def wake(self) -> None:
         self.woken += 1
 
     def read(self, piece: int) -> None:
         self.reads.append(piece)
+        self.changed.notify_all()
         if piece not in self.slow:
             self.answer(piece)
 
@@ -138,3 +140,4 @@ class FakeSwarm:
 
     def check_again(self) -> None:
         self.rechecked += 1
+        self.changed.notify_all()

@@ -166,6 +166,7 @@ def test_a_torrent_that_failed_fails_whoever_reads(swarm: FakeSwarm) -> None:
     swarm.bring([0])
     swarm.slow = {0}
     swarm.torrent.check()
+    assert not swarm.torrent.has_failed
     swarm.torrent.begin_read(0)
     run = Run(lambda: swarm.torrent.read(0))
     with swarm.changed:
@@ -175,6 +176,7 @@ def test_a_torrent_that_failed_fails_whoever_reads(swarm: FakeSwarm) -> None:
         run.join()
     with pytest.raises(Unavailable, match="No space left"):
         swarm.torrent.check()
+    assert swarm.torrent.has_failed
 
 
 @pytest.mark.parametrize("kind", KINDS)
