@@ -21,6 +21,7 @@ from annex_remote.torrents.urls import Magnet
 __all__ = [
     "Plain",
     "address_filter",
+    "all_that_is_there",
     "dress",
     "is_checking",
     "libtorrent",
@@ -238,6 +239,15 @@ class Plain:
 
 def _file_name(index: int) -> str:
     return f"f{index}"
+
+
+def all_that_is_there() -> Any:
+    """Return how to ask for what is to be kept of how far a torrent is.
+
+    Pieces that are not on the disk yet do not count, so what waits is written first.
+    """
+    flags = libtorrent().save_resume_flags_t
+    return flags.save_info_dict | flags.flush_disk_cache
 
 
 def resume_data_of(params: Any) -> bytes:

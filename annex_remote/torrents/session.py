@@ -509,7 +509,7 @@ class Session:
     def _save(self, joined: _Joined, now: float) -> None:
         if joined.folder is not None and joined.unsaved:
             joined.unsaved, joined.saving = False, now
-            joined.handle.save_resume_data(library.libtorrent().save_resume_flags_t.save_info_dict)
+            joined.handle.save_resume_data(library.all_that_is_there())
 
     def _remove(self, joined: _Joined) -> None:
         torrent = joined.torrent
@@ -533,7 +533,7 @@ class Session:
             return
         if status.list_peers and not status.connect_candidates:
             joined.is_stuck, joined.saving = True, self._clock()
-            joined.handle.save_resume_data(library.libtorrent().save_resume_flags_t.save_info_dict)
+            joined.handle.save_resume_data(library.all_that_is_there())
 
     def _keep_rates(self) -> None:
         rates = (int(self._rules.down() or 0), int(self._rules.up() or 0))
