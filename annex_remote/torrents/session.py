@@ -92,7 +92,7 @@ class _Joined:
     seeds_to: float = 0.0
     """Bytes that are to be given back, altogether."""
     failed: bool = False
-    """True if one of those who wanted something did not get it: what is there stays."""
+    """True if the last who wanted something did not get it: what is there stays, be it less than a piece."""
     is_stuck: bool = False
     """True if it is to be added anew."""
     done: set[int] = field(default_factory=set)
@@ -155,7 +155,10 @@ class Session:
             joined = self._joined.get(metainfo.id)
             if joined is not None:
                 joined.users += 1
-                self._add_sources(joined.handle, sifted(extra, self._rules.allowed, joined.torrent.tried))
+                more = sifted(extra, self._rules.allowed, joined.torrent.tried)
+                self._add_sources(joined.handle, more)
+                for url in more.web_seeds:
+                    joined.torrent.tried.web_seeds.setdefault(url, "was asked")
                 joined.torrent.begin_with(wanted)
                 return joined.torrent
             session = self._running()
@@ -179,6 +182,7 @@ class Session:
             joined = self._joined[metainfo.id] = _Joined(torrent, handle, folder, plain)
             self._of_handle[handle] = joined
             torrent.tried.dht = self._dht_in_words(metainfo)
+            torrent.tried.web_seeds = dict.fromkeys(known.web_seeds, "was asked")
             torrent.attach(_Handle(self, joined))
             self._add_sources(handle, Extra(peers=known.peers))
             return torrent
@@ -196,6 +200,7 @@ class Session:
                 joined.failed = True
                 return
             joined.done.update(done)
+            joined.failed = False
             settings = self._rules.settings
             if settings.seed_time:
                 joined.seeds_until = max(joined.seeds_until, now + settings.seed_time)
@@ -520,7 +525,8 @@ class Session:
         if joined.folder is not None:
             # What somebody else left there half-way is not to be lost with what is done.
             rest = any(torrent.has(piece) for piece in range(torrent.metainfo.pieces) if piece not in joined.done)
-            joined.folder.release(remove=not joined.users and not joined.failed and not rest)
+            half = joined.failed and (torrent.downloaded or not torrent.is_checked)
+            joined.folder.release(remove=not (joined.users or rest or half))
 
     def wake(self, joined: _Joined) -> None:
         """Add a torrent anew if all its peers have left.

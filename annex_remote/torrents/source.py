@@ -191,7 +191,7 @@ class TorrentSource:
             gathering.cannot(f"internal error: {type(error).__name__}: {error}")
         else:
             if not gathering.add(part):
-                self._session.leave(part.torrent, None)
+                self._session.leave(part.torrent, ())
 
     def _extra(self, url: TorrentUrl, metainfo: Metainfo) -> Extra:
         trackers = [tracker for tier in metainfo.trackers for tracker in tier]

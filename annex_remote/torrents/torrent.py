@@ -63,16 +63,16 @@ class Tried:
     def in_words(self) -> str:
         """Return it as the second half of a sentence."""
         parts = []
-        if self.peers:
-            parts.append(f"{self.peers} peers were connected, {self.seeds} of them with all of it")
+        if self.peers or self.bad:
+            parts.append(f"{_peers(max(1, self.peers))} connected, {self.seeds} with all of it")
         elif self.known:
-            parts.append(f"none of {self.known} known peers could be connected to")
+            parts.append(f"none of {_peers(self.known)} could be connected to")
         else:
             parts.append("no peers were found")
         parts += _some([f"tracker {shown(url)}: {said}" for url, said in self.trackers.items()], "trackers")
         parts += _some([f"web seed {shown(url)}: {said}" for url, said in self.web_seeds.items()], "web seeds")
         if self.bad:
-            parts.append(f"{self.bad} pieces came damaged")
+            parts.append(f"pieces that came damaged: {self.bad}")
         if self.refused:
             parts.append(
                 f"{', '.join(sorted(self.refused)[:5])} not asked, as annex.security.allowed-ip-addresses does "
@@ -81,6 +81,10 @@ class Tried:
         if self.dht:
             parts.append(self.dht)
         return "; ".join(parts)
+
+
+def _peers(count: int) -> str:
+    return "1 peer" if count == 1 else f"{count} peers"
 
 
 def _some(words: list[str], what: str) -> list[str]:
@@ -120,6 +124,11 @@ class Torrent:
 
     def has(self, piece: int) -> bool:
         return bool(self._have[piece])
+
+    @property
+    def is_checked(self) -> bool:
+        """True if what was there before has been told."""
+        return self._checked
 
     def count(self, first: int, stop: int) -> int:
         """Return how many pieces from `first` to `stop` are here."""
