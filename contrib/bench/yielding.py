@@ -72,6 +72,8 @@ def line() -> Iterator[tuple[str, str]]:
         inside(between, "sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
         for space, own, gateway, device in ((here, NEAR, NEAR_GATE, "near"), (there, FAR, FAR_GATE, "far")):
             ip("link", "add", "line", "netns", space, "type", "veth", "peer", "name", device, "netns", between)
+            for where, end in ((space, "line"), (between, device)):
+                ip("-n", where, "link", "set", end, "gso_max_segs", "1")  # packets as they are on a real line
             ip("-n", space, "addr", "add", f"{own}/24", "dev", "line")
             ip("-n", space, "link", "set", "line", "up")
             ip("-n", between, "addr", "add", f"{gateway}/24", "dev", device)
