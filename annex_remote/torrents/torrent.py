@@ -125,11 +125,6 @@ class Torrent:
     def has(self, piece: int) -> bool:
         return bool(self._have[piece])
 
-    @property
-    def is_checked(self) -> bool:
-        """True if what was there before has been told."""
-        return self._checked
-
     def count(self, first: int, stop: int) -> int:
         """Return how many pieces from `first` to `stop` are here."""
         return self._have.count(1, first, stop)
