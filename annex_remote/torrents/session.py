@@ -44,6 +44,12 @@ LOOK = 0.5
 LONELY = 10.0
 """Seconds without any peer after which µTP is tried as well, where TCP is preferred."""
 
+HURT = 5.0
+"""Seconds without anything, after pieces came damaged, that are too many."""
+
+MENDS = 3
+"""How often a torrent is added anew for that reason, at least."""
+
 END = 3.0
 """Seconds that noting what is there may take in the end."""
 
@@ -95,6 +101,8 @@ class _Joined:
     """True if the last who wanted something did not get it: what is there stays, be it less than a piece."""
     is_stuck: bool = False
     """True if it is to be added anew."""
+    mended: int = 0
+    """How often it was added anew since pieces came damaged and nothing came after them."""
     done: set[int] = field(default_factory=set)
     """Pieces of what was got."""
 
@@ -441,6 +449,8 @@ class Session:
         if joined.is_stuck:
             joined.is_stuck = False
             params.piece_priorities = _priorities(joined.torrent)
+            if joined.mended and (seeds := list(joined.torrent.tried.web_seeds)):
+                params.url_seeds = [seeds[joined.mended % len(seeds)]]  # so that it is clear which of them lies
             self._of_handle.pop(joined.handle, None)
             self._session.remove_torrent(joined.handle)
             joined.handle = self._session.add_torrent(params)
@@ -491,7 +501,7 @@ class Session:
             # Of a torrent that was added anew, they begin from 0 again.
             down, up = down + max(0, torrent.downloaded - before[0]), up + max(0, torrent.uploaded - before[1])
             if joined.torrent.priorities:
-                self.wake(joined)
+                self.wake(joined, is_hurt=bool(torrent.tried.bad) and now - torrent.moved > HURT)
             lonely |= bool(joined.users) and not status.num_peers and now - joined.torrent.moved > LONELY
             if joined.unsaved and not joined.saving and now - joined.saved >= SAVE_EVERY:
                 self._save(joined, now)
@@ -528,16 +538,20 @@ class Session:
             half = joined.failed and (torrent.downloaded or not torrent.is_checked)
             joined.folder.release(remove=not (joined.users or rest or half))
 
-    def wake(self, joined: _Joined) -> None:
-        """Add a torrent anew if all its peers have left.
+    def wake(self, joined: _Joined, *, is_hurt: bool = False) -> None:
+        """Add a torrent anew if all its peers have left, or if it is hurt.
 
         Seeds leave whoever wants nothing, and libtorrent (2.1) does not consider them again, unless it has heard
-        of another peer, which is no seed, meanwhile.
+        of another peer, which is no seed, meanwhile. Where somebody sends what is wrong, it bans honest web seeds
+        too, if a piece was had of both; and it may wait for ever for a piece that it fetches a second time.
         """
         status = joined.handle.status()
-        if status.num_peers or joined.is_stuck or joined.folder is None:
+        if joined.is_stuck or joined.folder is None:
             return
-        if status.list_peers and not status.connect_candidates:
+        is_left = status.list_peers and not status.num_peers and not status.connect_candidates
+        is_hurt = is_hurt and joined.mended < max(MENDS, len(joined.torrent.tried.web_seeds))
+        if is_left or is_hurt:
+            joined.mended += is_hurt
             joined.is_stuck, joined.saving = True, self._clock()
             joined.handle.save_resume_data(library.all_that_is_there())
 
