@@ -296,8 +296,8 @@ def test_what_was_tried_is_told_without_secrets() -> None:
         refused={"10.0.0.1", "127.0.0.1"},
     )
     assert tried.in_words() == (
-        "3 peers were connected, 1 of them with all of it; tracker http://t.example/…/announce: no such torrent; "
-        "web seed https://w.example/x.iso: 404; 2 pieces came damaged; 10.0.0.1, 127.0.0.1 not asked, as "
+        "3 peers connected, 1 with all of it; tracker http://t.example/…/announce: no such torrent; "
+        "web seed https://w.example/x.iso: 404; pieces that came damaged: 2; 10.0.0.1, 127.0.0.1 not asked, as "
         "annex.security.allowed-ip-addresses does not allow it; the DHT is off"
     )
 
@@ -306,7 +306,9 @@ def test_what_was_tried_is_told_without_secrets() -> None:
     ("tried", "words"),
     [
         (Tried(), "no peers were found"),
-        (Tried(known=4), "none of 4 known peers could be connected to"),
+        (Tried(known=4), "none of 4 peers could be connected to"),
+        (Tried(known=1), "none of 1 peer could be connected to"),
+        (Tried(known=1, bad=1), "1 peer connected, 0 with all of it; pieces that came damaged: 1"),
         (Tried(refused={f"10.0.0.{number}" for number in range(1, 8)}), "10.0.0.5 not asked"),
     ],
 )
