@@ -277,7 +277,7 @@ class _Writing:
                 continue
             if is_aside:
                 unreadable = index
-            for nonce, data in self._fetch.segments(index, self._until_aside(unreadable)):
+            for nonce, data in self._fetch.segments(index, self._until_aside(begin, unreadable)):
                 if index < begin and nonce != there:
                     return False
                 hasher.update(nonce)
@@ -315,8 +315,11 @@ class _Writing:
         assert self._aside is not None
         return self._aside.take(start, start + self._layout.plain_length(index))
 
-    def _until_aside(self, unreadable: int) -> Callable[[int], bool] | None:
-        """Return what tells whether a segment need not be fetched; that one has to be, whatever is said of it."""
+    def _until_aside(self, begin: int, unreadable: int) -> Callable[[int], bool] | None:
+        """Return what tells whether a segment need not be fetched.
+
+        Those before `begin` have to be, and the unreadable one, whatever is said of them.
+        """
         if self._aside is None:
             return None
-        return lambda index: index != unreadable and self._is_aside(index)
+        return lambda index: index >= begin and index != unreadable and self._is_aside(index)
