@@ -1,0 +1,151 @@
+"""Other peers: files come from each of them, go to each of them, and are found by trackers and the DHT."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from annex_remote.torrents.metainfo import parse
+from tests.servers import (
+    Aria2,
+    BitTorrentTracker,
+    DhtNodes,
+    LibtorrentPeer,
+    OpenTracker,
+    Peer,
+    ToldTracker,
+    Tracker,
+    Transmission,
+    WebTorrent,
+    magnet_of,
+)
+from tests.servers.torrents import Kind
+from tests.sessions.session import Repository, Session
+from tests.sessions.sharing import Shared, downloader, forget_metainfo, getting, left_over
+
+SIZE = 2 << 20
+PEERS = (Aria2, Transmission, WebTorrent, LibtorrentPeer)
+
+
+@pytest.fixture
+def shared(session: Session) -> Shared:
+    return Shared.made(session)
+
+
+@pytest.fixture
+def laptop(session: Session) -> Repository:
+    return downloader(session)
+
+
+@pytest.fixture
+def tracker(session: Session) -> Iterator[BitTorrentTracker]:
+    with BitTorrentTracker(session.folder / "tracker", interval=1) as tracker:
+        yield tracker
+
+
+@pytest.mark.parametrize("kind", PEERS, ids=lambda kind: kind.__name__)
+def test_a_file_comes_from(
+    kind: type[Peer], session: Session, shared: Shared, laptop: Repository, tracker: BitTorrentTracker
+) -> None:
+    film = shared.file("film.bin", SIZE)
+    torrent = shared.torrent(film, trackers=[tracker.announce])
+    with kind(session.folder / "peer") as peer:
+        tracker.wait_for(peer.seed(torrent, shared.folder), seeds=1)
+        laptop.run(f"git annex addurl --raw-except=vault '{magnet_of(torrent)}'")
+        assert laptop.read("film.bin") == film.read_bytes()
+        if kind is not Transmission:  # it takes nobody a second time who has just left
+            forget_metainfo(session)
+            magnet = magnet_of(torrent, peers=[peer.address], trackers=False)
+            laptop.run(f"git annex addurl --raw-except=vault '{magnet}' --file again")
+            assert laptop.read("again") == film.read_bytes()
+    assert left_over(laptop) == []
+
+
+def test_files_go_to_all_others(
+    session: Session, shared: Shared, laptop: Repository, tracker: BitTorrentTracker
+) -> None:
+    film = shared.file("film.bin", SIZE)
+    torrent = shared.torrent(film, trackers=[tracker.announce])
+    with LibtorrentPeer(session.folder / "peer") as peer:
+        identity = peer.seed(torrent, shared.folder)
+        laptop.run(f"git annex addurl --fast --raw-except=vault '{magnet_of(torrent, peers=[peer.address])}'")
+        with getting(laptop, "film.bin"), ExitStack() as stack:
+            peer.stop()  # from now on it is in git-annex's repository alone
+            others = {kind.__name__: stack.enter_context(kind(session.folder / kind.__name__)) for kind in PEERS}
+            for name, other in others.items():
+                (session.folder / f"to {name}").mkdir()
+                other.begin(torrent, session.folder / f"to {name}")
+            for name, other in others.items():
+                other.wait(identity)
+                assert (session.folder / f"to {name}" / "film.bin").read_bytes() == film.read_bytes()
+    assert left_over(laptop) == []
+
+
+@pytest.mark.parametrize("protocol", ["http", "udp"])
+@pytest.mark.parametrize("kind", [BitTorrentTracker, OpenTracker], ids=lambda kind: kind.__name__)
+def test_a_tracker_tells_of_peers(
+    kind: type[BitTorrentTracker | OpenTracker],
+    protocol: str,
+    session: Session,
+    shared: Shared,
+    laptop: Repository,
+) -> None:
+    film = shared.file("film.bin", SIZE)
+    tracker: Tracker
+    with (
+        kind(session.folder / "tracker", protocol) as tracker,  # type: ignore[arg-type]
+        LibtorrentPeer(session.folder / "peer") as peer,
+    ):
+        kinds: tuple[Kind, ...] = ("v1", "v2") if protocol == "http" else ("v1", "hybrid")
+        for number, of in enumerate(kinds):
+            torrent = shared.torrent(film, of, trackers=["udp://127.0.0.1:9", tracker.announce])
+            metainfo = parse(torrent.read_bytes())
+            identities = [each.hex()[:40] for each in (metainfo.v1, metainfo.v2) if each]
+            if isinstance(tracker, OpenTracker):
+                for identity in identities:
+                    tracker.allow(identity)
+            peer.seed(torrent, shared.folder)
+            for identity in identities:
+                tracker.wait_for(identity, seeds=1)
+            laptop.run(f"git annex addurl --raw-except=vault '{magnet_of(torrent)}' --file {number}")
+            assert laptop.read(str(number)) == film.read_bytes()
+    assert left_over(laptop) == []
+
+
+def test_the_dht_alone_tells_of_peers(session: Session, shared: Shared, laptop: Repository) -> None:
+    film = shared.file("film.bin", SIZE)
+    with (
+        DhtNodes(session.folder / "dht") as dht,
+        LibtorrentPeer(session.folder / "peer", dht=dht.nodes) as peer,
+    ):
+        laptop.run(f"git config remote.vault.swarm-dht '{' '.join(dht.nodes)}'")
+        identity = peer.seed(shared.torrent(film), shared.folder)
+        assert dht.announced(identity) == [peer.address]
+        laptop.run(f"git annex addurl --raw-except=vault magnet:?xt=urn:btih:{identity}")
+        assert laptop.read("film.bin") == film.read_bytes()
+    assert left_over(laptop) == []
+
+
+@pytest.mark.parametrize("kind", ["v1", "v2"])
+def test_fifty_files_are_one_torrent(kind: Kind, session: Session, shared: Shared, laptop: Repository) -> None:
+    names = [f"{number:02}.bin" for number in range(50)]
+    contents = {name: shared.file(f"many/{name}", 60_000 + 1_000 * int(name[:2])).read_bytes() for name in names}
+    with LibtorrentPeer(session.folder / "peer", transport="tcp") as peer, ToldTracker([peer.address]) as tracker:
+        torrent = shared.torrent(shared.folder / "many", kind, trackers=[tracker.announce])
+        identity = peer.seed(torrent, shared.folder)
+        laptop.run(f"git annex addurl --fast --raw-except=vault '{magnet_of(torrent)}' --prefix=x/")
+        [folder] = (laptop.path / "x").iterdir()
+        before, asked = peer.status(identity)["uploaded"], len(tracker.asked)
+        laptop.run("git annex get -J8 x")
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == contents
+        total = sum(map(len, contents.values()))
+        uploaded = peer.status(identity)["uploaded"] - before
+        assert total <= uploaded <= total * 1.03
+        # One session, and it joined once.
+        said = [parse_qs(urlsplit(path).query) for path in tracker.asked[asked:]]
+        assert len({one["peer_id"][0] for one in said}) == 1
+        assert [one["event"][0] for one in said if "event" in one].count("started") == 1
+    assert left_over(laptop) == []
