@@ -62,6 +62,8 @@ class SwarmRemote:
         self._logins: dict[str, Login] = {}
         self._config: dict[str, str] = {}
         self._torrents: TorrentSource | None = None
+        self._distrusted: set[str] = set()
+        """Keys that have a torrent with other content."""
         self._learned: Roster | None = None
         """The roster for whose stores git-annex was asked for logins."""
 
@@ -234,7 +236,7 @@ class SwarmRemote:
         from annex_remote.transfer.sites import Notes
 
         notes = Notes()
-        urls = self._torrents_of(job, key)
+        urls = self._torrents_of(job, key) if key not in self._distrusted else ()
         if not urls:
             self._download_again(job, key, path, notes)
         elif not self._fetch_from_both(job, key, path, urls, notes):
@@ -253,37 +255,54 @@ class SwarmRemote:
         *,
         aside: Aside | None = None,
         cancelled: threading.Event | None = None,
-    ) -> None:
-        """Download from shares; once more if the grid turns out to have changed."""
+    ) -> bool:
+        """Download from shares, once more if the grid turns out to have changed; see `Download.rewritten`."""
         from annex_remote.errors import NotEnough
 
         try:
-            self._download(job, key, path, notes, aside=aside, cancelled=cancelled)
+            return self._download(job, key, path, notes, aside=aside, cancelled=cancelled)
         except NotEnough:
             if not self._refresh(job):
                 raise
             notes.clear()
-            self._download(job, key, path, notes, aside=aside, cancelled=cancelled)
+            return self._download(job, key, path, notes, aside=aside, cancelled=cancelled)
 
     def _fetch_from_both(self, job: Job, key: str, path: str, urls: Sequence[TorrentUrl], notes: Notes) -> bool:
         """Get a key from its torrents, and from shares if there are any; True if it was shares that ended it."""
-        from annex_remote.torrents.both import Either, fetch_from_both
+        from annex_remote.errors import Cancelled, Damaged
+        from annex_remote.torrents.both import Either, fetch_from_both, may_be_of
 
         torrents = self.torrents()
         stop = Either(job.cancelled)
         size = _size_of(key)
         gathering = torrents.gather(urls, path, size, progress=_Progress(job, size), cancelled=stop)
+        shares = {"rewritten": False, "missing": False}
+
+        def from_shares() -> None:
+            try:
+                shares["rewritten"] = self._download_again(job, key, path, notes, aside=gathering, cancelled=stop)
+            except Cancelled:
+                raise
+            except SwarmError:
+                shares["missing"] = True
+                raise
+
         done = False
         try:
             with _reading_files():
-                by_shares = fetch_from_both(
-                    gathering,
-                    lambda: self._download_again(job, key, path, notes, aside=gathering, cancelled=stop),
-                    stop,
-                )
+                by_shares = fetch_from_both(gathering, from_shares, stop)
+                if by_shares:
+                    spoiled = gathering.is_spoiled or (shares["rewritten"] and gathering.is_used)
+                else:
+                    # If they were not found yet, they may have something else.
+                    spoiled = not shares["missing"] and not may_be_of(key, path)
             done = True
         finally:
             torrents.finish(gathering, done=done)
+        if spoiled:
+            # git-annex hashes a file while it grows, so it cannot be put right any more. It tries again at once.
+            self._distrusted.add(key)
+            raise Damaged("; ".join(gathering.wrong) or "a torrent of this key has other content than the shares")
         for text in [*gathering.wrong, *gathering.failures] if by_shares else gathering.wrong:
             job.info(text)
         if not key.startswith(("URL-", "VURL-")):  # that may be a name for the time of `git annex addurl` alone
@@ -317,7 +336,7 @@ class SwarmRemote:
         *,
         aside: Aside | None,
         cancelled: threading.Event | None,
-    ) -> None:
+    ) -> bool:
         from annex_remote.transfer.trace import Trace
 
         grid, capability = self._readable(job)
@@ -335,6 +354,7 @@ class SwarmRemote:
         try:
             with _reading_files():
                 download.run()
+            return download.rewritten
         finally:
             self._last_download().keep(trace)
             grid.keep_book()

@@ -6,6 +6,8 @@ until the two meet. Whoever fails leaves the rest to the other.
 
 from __future__ import annotations
 
+import hashlib
+import re
 import threading
 from collections.abc import Callable
 
@@ -13,7 +15,9 @@ from annex_remote.errors import Cancelled, NotEnough, SwarmError
 from annex_remote.torrents.gather import PULSE, Gathering
 from annex_remote.workers import workers
 
-__all__ = ["Either", "fetch_from_both"]
+__all__ = ["Either", "fetch_from_both", "may_be_of"]
+
+_HASHED = re.compile(r"(SHA1|SHA224|SHA256|SHA384|SHA512|MD5)E?-(?:s[0-9]+-)?-([0-9a-f]+)")
 
 
 class Either(threading.Event):
@@ -86,3 +90,12 @@ def fetch_from_both(gathering: Gathering, from_shares: Callable[[], None], stop:
         raise NotEnough(f"from torrents: {torrents}; from shares: {shares.error}") from shares.error
     finally:
         stop.set()
+
+
+def may_be_of(key: str, path: str) -> bool:
+    """True unless a key's name is a hash, and that of another content than there is at `path`."""
+    found = _HASHED.match(key)
+    if found is None:
+        return True
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, found[1].lower()).hexdigest() == found[2]

@@ -131,6 +131,10 @@ class Gathering:
         self.wrong: list[str] = []
         """Torrents that have other content than shares do, in words."""
         self._offerings: dict[Part, _Offering] = {}
+        self._used: set[Part] = set()
+        """Torrents whose bytes are in the file."""
+        self.is_spoiled = False
+        """True if bytes of one that turned out to be of something else are, or were."""
         self._over = False
 
     # What others say.
@@ -163,6 +167,11 @@ class Gathering:
     @property
     def parts(self) -> Sequence[Part]:
         return self._parts
+
+    @property
+    def is_used(self) -> bool:
+        """True if bytes of any torrent were written."""
+        return bool(self._used)
 
     @property
     def is_hopeless(self) -> bool:
@@ -240,6 +249,7 @@ class Gathering:
                 continue
             before = self._position
             for data in self._flow(part):
+                self._used.add(part)
                 view = data
                 while view:
                     view = view[os.write(descriptor, view) :]
@@ -421,7 +431,9 @@ class Gathering:
         for part in self._parts:
             if part.has(start, end):
                 with suppress(SwarmError):
-                    return part.read(start, end)
+                    data = part.read(start, end)
+                    self._used.add(part)
+                    return data
         return None
 
     def offer(self, start: int, data: bytes | memoryview) -> None:
@@ -435,6 +447,7 @@ class Gathering:
             except Damaged as error:
                 self.wrong.append(str(error))
                 self._parts.remove(part)
+                self.is_spoiled |= part in self._used
 
     @property
     def beyond(self) -> int:
@@ -488,6 +501,8 @@ class _Offering:
         self._at = 0
         """Where in the file the kept bytes begin."""
         self._kept = bytearray()
+        self._agrees = False
+        """True if a piece was compared: of those that the torrent has by itself, one is enough."""
 
     def take(self, start: int, data: bytes | memoryview) -> None:
         """Take in bytes; raises `Damaged` if the torrent says that they are others."""
@@ -507,8 +522,9 @@ class _Offering:
 
     def _give(self, piece: int, data: bytes) -> None:
         torrent, metainfo = self._part.torrent, self._part.metainfo
-        if torrent.has(piece):
+        if torrent.has(piece) and self._agrees:
             return
         if metainfo.has_layers and not metainfo.proves(piece, data):
             raise Damaged(f"the torrent {metainfo.title} has other content than the shares")
+        self._agrees = True
         torrent.offer(piece, data + bytes(metainfo.piece_size(piece) - len(data)))

@@ -89,6 +89,8 @@ class Download:
     aside: Aside | None = None
     damaged: dict[int, str] = field(default_factory=dict, init=False)
     """Shares that were seen to be damaged, by number, and how."""
+    rewritten: bool = field(default=False, init=False)
+    """True if something else was in the file, and whoever read it while it grew has read that."""
 
     def run(self) -> None:
         """Fetch the object into `path`, going on from what is there.
@@ -213,12 +215,14 @@ class _Writing:
 
     def _begin(self, descriptor: int) -> bool:
         """Write the object from the start; if what came from aside was not of it, once more without."""
+        self._download.rewritten = self._trace.resumed > 0
         self._trace.resumed = 0
         if self._write_from(descriptor, 0, self._hasher()):
             return True
         if self._aside is None:
             return False
         self._aside = None
+        self._download.rewritten = True
         return self._write_from(descriptor, 0, self._hasher())
 
     def _hasher(self) -> blake3:
