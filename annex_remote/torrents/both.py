@@ -17,6 +17,9 @@ from annex_remote.workers import workers
 
 __all__ = ["Either", "fetch_from_both", "may_be_of"]
 
+LAST = 2.0
+"""Seconds that shares get to see that they were called off."""
+
 _HASHED = re.compile(r"(SHA1|SHA224|SHA256|SHA384|SHA512|MD5)E?-(?:s[0-9]+-)?-([0-9a-f]+)")
 
 
@@ -50,9 +53,10 @@ class _Shares:
         self.ended.set()
 
     def wait(self, stop: threading.Event) -> None:
-        """Wait for the end; raises `Cancelled` if that is called off meanwhile."""
+        """Wait for the end; raises `Cancelled` if it is called off meanwhile, when nothing is written any more."""
         while not self.ended.wait(PULSE):
             if stop.is_set():
+                self.ended.wait(LAST)
                 raise Cancelled("the download was called off")
 
 

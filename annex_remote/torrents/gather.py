@@ -189,14 +189,17 @@ class Gathering:
             if self._stop:
                 return False
             self._running = True
-        done = False
+        over = True  # what is no `SwarmError` ends it for shares as well
         try:
-            done = self._run()
-            return done
+            over = self._run()
+            return over
+        except SwarmError:
+            over = False
+            raise
         finally:
             with self._changed:
                 self._running = False
-                self._over = done
+                self._over = over
                 self._changed.notify_all()
 
     def _run(self) -> bool:
