@@ -16,6 +16,7 @@
     ├── BadSetting              a setting or argument that cannot be right
     ├── NoCapability            the secret that the work takes is not here
     ├── NotEnough               fewer shares than needed, or than happy
+    │   └── NoneStored          all stores have answered, and none has any share
     └── Cancelled               the work was called off; never shown as a failure of a store
 
 A store translates what its library raises exactly once, at its edge, with ``raise ... from``, so that
@@ -33,6 +34,7 @@ __all__ = [
     "Exists",
     "Full",
     "NoCapability",
+    "NoneStored",
     "NotEnough",
     "NotFound",
     "StoreError",
@@ -102,6 +104,10 @@ class NoCapability(SwarmError):
 
 class NotEnough(SwarmError):
     """Fewer good shares than needed (to read), or fewer stored than happy (to write)."""
+
+
+class NoneStored(NotEnough):
+    """No store has a share of it, and all have said so."""
 
 
 class Cancelled(SwarmError):

@@ -37,6 +37,9 @@ __all__ = ["SwarmRemote"]
 QUICK = 2.0
 """Seconds that a store has to answer where git-annex wants something to show, not something proved."""
 
+MOST_TORRENTS = 16
+"""Torrents of one key that are used."""
+
 PROGRESS_INTERVAL = 0.1
 """Seconds between two PROGRESS messages of a transfer."""
 
@@ -269,21 +272,27 @@ class SwarmRemote:
 
     def _fetch_from_both(self, job: Job, key: str, path: str, urls: Sequence[TorrentUrl], notes: Notes) -> bool:
         """Get a key from its torrents, and from shares if there are any; True if it was shares that ended it."""
-        from annex_remote.errors import Cancelled, Damaged
+        from annex_remote.errors import Damaged, NoneStored
         from annex_remote.torrents.both import Either, fetch_from_both, may_be_of
+        from annex_remote.transfer.keys import content_is_fixed
 
         torrents = self.torrents()
         stop = Either(job.cancelled)
         size = _size_of(key)
-        gathering = torrents.gather(urls, path, size, progress=_Progress(job, size), cancelled=stop)
+        gathering = torrents.gather(
+            urls[:MOST_TORRENTS],
+            path,
+            size,
+            mix=content_is_fixed(key),
+            progress=_Progress(job, size),
+            cancelled=stop,
+        )
         shares = {"rewritten": False, "missing": False}
 
         def from_shares() -> None:
             try:
                 shares["rewritten"] = self._download_again(job, key, path, notes, aside=gathering, cancelled=stop)
-            except Cancelled:
-                raise
-            except SwarmError:
+            except NoneStored:
                 shares["missing"] = True
                 raise
 
@@ -294,7 +303,8 @@ class SwarmRemote:
                 if by_shares:
                     spoiled = gathering.is_spoiled or (shares["rewritten"] and gathering.is_used)
                 else:
-                    # If they were not found yet, they may have something else.
+                    # If it is not known that there are none, they may have something else, and must not be
+                    # removed because of what a torrent has, as `git annex fsck --from` does.
                     spoiled = not shares["missing"] and not may_be_of(key, path)
             done = True
         finally:
@@ -582,6 +592,11 @@ class SwarmRemote:
         parsed = torrent_url(url)
         if parsed is None:
             raise BadSetting("this remote takes torrents and magnet links, and no other URLs")
+        if job.get_config("encryption") not in ("", "none"):
+            raise BadSetting(
+                "git-annex encrypts what it keeps in this remote, and asks for it under other names: so it cannot get "
+                "torrents from it; a remote with encryption=none can (shares are encrypted all the same)"
+            )
         return self.torrents().check_url(parsed, job.cancelled)
 
 

@@ -20,7 +20,11 @@ __all__ = ["Either", "fetch_from_both", "may_be_of"]
 LAST = 2.0
 """Seconds that shares get to see that they were called off."""
 
-_HASHED = re.compile(r"(SHA1|SHA224|SHA256|SHA384|SHA512|MD5)E?-(?:s[0-9]+-)?-([0-9a-f]+)")
+_HASHED = re.compile(
+    r"(MD5|SHA1|SHA224|SHA256|SHA384|SHA512|SHA3_224|SHA3_256|SHA3_384|SHA3_512|BLAKE2B512|BLAKE2S256)E?"
+    r"-(?:s[0-9]+-)?-([0-9a-f]+)"
+)
+_ALGORITHMS = {"blake2b512": "blake2b", "blake2s256": "blake2s"}
 
 
 class Either(threading.Event):
@@ -102,4 +106,5 @@ def may_be_of(key: str, path: str) -> bool:
     if found is None:
         return True
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, found[1].lower()).hexdigest() == found[2]
+        name = found[1].lower()
+        return hashlib.file_digest(file, _ALGORITHMS.get(name, name)).hexdigest() == found[2]

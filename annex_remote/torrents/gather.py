@@ -99,6 +99,7 @@ class Gathering:
         path: str,
         *,
         timeout: float,
+        mix: bool = True,
         progress: Callable[[int], None],
         cancelled: threading.Event,
         changed: threading.Condition,
@@ -106,11 +107,14 @@ class Gathering:
     ) -> None:
         self._path = path
         self._timeout = timeout
+        self._mix = mix
         self._progress = progress
         self._cancelled = cancelled
         self._changed = changed
         self._clock = clock
         self._parts: list[Part] = []
+        self._others: list[Part] = []
+        """Torrents that may have other content; the next one has its turn if nothing came of those before it."""
         self._joined: list[Part] = []
         """All that were added, also of a torrent that is there already, or has turned out to be of no use."""
         self._expected = 0
@@ -151,12 +155,22 @@ class Gathering:
             if self._over:
                 return False
             self._joined.append(part)
-            if all(other.torrent is not part.torrent for other in self._parts):  # a page and a magnet may be one
+            if any(other.torrent is part.torrent for other in self._parts):
+                pass  # a page and a magnet may be of one torrent
+            elif not self._parts or self._may_join(part):
                 self._parts.append(part)
+            else:
+                self._others.append(part)
             self._planned = 0.0
             self._began = self._clock()
             self._changed.notify_all()
             return True
+
+    def _may_join(self, part: Part) -> bool:
+        """True if bytes of `part` may stand beside others': they are the same, or all is proved later."""
+        first = self._parts[0].file
+        same = part.file.root is not None and part.file.root == first.root
+        return part.file.size == first.size and (self._mix or same)
 
     def cannot(self, text: str) -> None:
         with self._changed:
@@ -322,15 +336,31 @@ class Gathering:
             except SwarmError as error:
                 failed.append(str(error))
         if failed and len(failed) == len(self._parts):
+            if self._next_has_its_turn(failed):
+                return
             raise NotEnough("; ".join([*failed, *self.failures]))
         if not self._parts:
             return
         moved = max(self._began, *(part.torrent.moved for part in self._parts))
         if self._clock() - moved > self._timeout and self._expected <= 0:
             tried = [f"torrent {part.metainfo.title}: {part.torrent.tried.in_words()}" for part in self._parts]
+            if self._next_has_its_turn(tried):
+                return
             raise NotEnough(
                 f"nothing came from peers for {self._timeout:g} seconds; {'; '.join(tried + self.failures)}"
             )
+
+    def _next_has_its_turn(self, why: Sequence[str]) -> bool:
+        """Use the next of the other torrents, if there is one, and nothing stands in the file."""
+        with self._changed:
+            if not self._others or self._used or self._position:
+                return False
+            self.failures += why
+            for part in self._parts:
+                part.torrent.want(self, {})
+            self._parts = [self._others.pop(0)]
+            self._began, self._planned = self._clock(), 0.0
+            return True
 
     def _plan(self, order: Callable[[Sequence[int], Callable[[int], bool], int], dict[int, int]]) -> None:
         """Say what is wanted, if that was not done just now.

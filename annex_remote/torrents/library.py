@@ -133,7 +133,7 @@ def start_session(settings: TorrentSettings, allowed: Allowed, *, background: bo
     thread = threading.Thread(target=start, name="swarm-torrents")
     thread.start()
     thread.join()
-    session = started[0]
+    session = started.pop()  # the thread keeps what it was started with for a while
     session.set_ip_filter(address_filter(allowed))
     return session
 

@@ -47,6 +47,9 @@ LONELY = 10.0
 HURT = 5.0
 """Seconds without anything, after pieces came damaged, that are too many."""
 
+LEAST_PAUSE, MOST_PAUSE = 5.0, 300.0
+"""Seconds between two times that a torrent is added anew for peers that have left; twice as many each time."""
+
 MENDS = 3
 """How often a torrent is added anew for that reason, at least."""
 
@@ -101,6 +104,10 @@ class _Joined:
     """True if the last who wanted something did not get it: what is there stays, be it less than a piece."""
     is_stuck: bool = False
     """True if it is to be added anew."""
+    woken: float = 0.0
+    """When it was last added anew."""
+    pause: float = 0.0
+    """Seconds until it may be again."""
     mended: int = 0
     """How often it was added anew since pieces came damaged and nothing came after them."""
     done: set[int] = field(default_factory=set)
@@ -206,6 +213,8 @@ class Session:
             joined.idle = now
             if done is None:
                 joined.failed = True
+                if torrent.has_failed and not joined.users:
+                    self._remove(joined)  # whoever wants it next begins with one that has not
                 return
             joined.done.update(done)
             joined.failed = False
@@ -303,7 +312,8 @@ class Session:
             self._rates, self._utp = (0, 0), self._rules.background
             self._keep_rates()
             self._ended.clear()
-            workers.start(lambda: self._serve(session))
+            box = [session]
+            workers.start(lambda: self._serve(box))
         return self._session
 
     def _dht_in_words(self, metainfo: Metainfo | None = None) -> str:
@@ -375,7 +385,8 @@ class Session:
 
     # On the thread that takes the alerts.
 
-    def _serve(self, session: Any) -> None:
+    def _serve(self, box: list[Any]) -> None:
+        session = box.pop()  # nobody else is to keep it from ending
         idle = self._clock()
         while True:
             session.wait_for_alert(100)
@@ -388,7 +399,7 @@ class Session:
                 now = self._clock()
                 if now - self._looked >= LOOK:
                     _safely(partial(self._look, now))
-                    self._keep_rates()
+                    _safely(self._keep_rates)
                 if alerts:
                     self.changed.notify_all()
                 if self._joined or self._seeking:
@@ -548,10 +559,16 @@ class Session:
         status = joined.handle.status()
         if joined.is_stuck or joined.folder is None:
             return
+        now = self._clock()
+        if status.num_peers:
+            joined.pause = 0.0
         is_left = status.list_peers and not status.num_peers and not status.connect_candidates
+        if is_left and now < joined.woken + joined.pause:
+            return  # peers that are known and dead are nothing unusual, and each time its trackers are told
         is_hurt = is_hurt and joined.mended < max(MENDS, len(joined.torrent.tried.web_seeds))
         if is_left or is_hurt:
             joined.mended += is_hurt
+            joined.woken, joined.pause = now, min(MOST_PAUSE, 2 * joined.pause or LEAST_PAUSE)
             joined.is_stuck, joined.saving = True, self._clock()
             joined.handle.save_resume_data(library.all_that_is_there())
 

@@ -148,16 +148,19 @@ class TorrentSource:
         path: str,
         size: int | None,
         *,
+        mix: bool,
         progress: Callable[[int], None],
         cancelled: threading.Event,
     ) -> Gathering:
         """Return what gets a key of `size` bytes from the torrents at `urls`, which are being joined meanwhile.
 
+        With `mix`, something else proves the whole in the end, and several torrents may each bring a part.
         Every call is followed by `finish`.
         """
         gathering = Gathering(
             path,
             timeout=self.settings.timeout,
+            mix=mix,
             progress=progress,
             cancelled=cancelled,
             changed=self._session.changed,

@@ -20,6 +20,9 @@ __all__ = ["Handle", "Torrent", "Tried"]
 MOST_SHOWN = 8
 """Trackers, and web seeds, that a message names."""
 
+LEAST = 16 << 10
+"""Bytes that peers have to bring to be taken for alive: a block. One that trickles is as good as none."""
+
 READ_TIME = 60.0
 """Seconds that reading a piece back from this machine's disk may take."""
 
@@ -104,6 +107,8 @@ class Torrent:
         """When something last came from peers."""
         self.uploaded = 0
         self.downloaded = 0
+        self._counted = 0
+        """What of it was taken for a sign of life."""
         self._clock = clock
         self._handle: Handle | None = None
         self._have = bytearray(metainfo.pieces)
@@ -258,6 +263,9 @@ class Torrent:
 
     def came(self, downloaded: int, uploaded: int) -> None:
         """Take in the bytes that went both ways since the torrent was joined."""
-        if downloaded > self.downloaded:
+        if downloaded < self.downloaded:  # it was added anew
+            self._counted = 0
+        if downloaded - self._counted >= LEAST:
+            self._counted = downloaded
             self.moved = self._clock()
         self.downloaded, self.uploaded = downloaded, uploaded

@@ -63,7 +63,11 @@ class WorkFolder:
     def release(self, *, remove: bool) -> None:
         """Give the folder back, and what is in it up if it is to be removed."""
         if remove:
-            shutil.rmtree(self.path, ignore_errors=True)
+            # Under another name first: who claims the folder meanwhile is to have one of his own.
+            gone = f"{self.path}.gone.{os.getpid()}.{time.monotonic_ns()}"
+            with suppress(OSError):
+                os.rename(self.path, gone)
+                shutil.rmtree(gone, ignore_errors=True)
         os.close(self._lock)
 
 

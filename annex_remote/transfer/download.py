@@ -16,7 +16,7 @@ from typing import Protocol
 
 from blake3 import blake3
 
-from annex_remote.errors import Damaged, NotEnough
+from annex_remote.errors import Damaged, NoneStored, NotEnough
 from annex_remote.shares.codec import SegmentCodec
 from annex_remote.shares.crypto import Cipher, ObjectKeys
 from annex_remote.shares.layout import SEGMENT_SIZE
@@ -169,7 +169,7 @@ class Download:
 
     def _not_enough(self, sighting: Sighting) -> NotEnough:
         if self.aside is not None and len(sighting.absent) == sighting.sites:
-            return NotEnough("none are stored")  # the usual thing where there are other sources
+            return NoneStored("none are stored")  # the usual thing where there are other sources
         causes = Notes()
         sighting.note(causes)
         found = f"{shares(len(sighting.shares))} found, {self.needed} are needed"
