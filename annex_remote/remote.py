@@ -594,8 +594,8 @@ class SwarmRemote:
             raise BadSetting("this remote takes torrents and magnet links, and no other URLs")
         if job.get_config("encryption") not in ("", "none"):
             raise BadSetting(
-                "git-annex encrypts what it keeps in this remote, and asks for it under other names: so it cannot get "
-                "torrents from it; a remote with encryption=none can (shares are encrypted all the same)"
+                "git-annex encrypts what it keeps in this remote, and asks for it under other names, so it cannot "
+                "get torrents from it; a remote with encryption=none can: shares are encrypted all the same"
             )
         return self.torrents().check_url(parsed, job.cancelled)
 

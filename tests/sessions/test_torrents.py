@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import get_args
 from urllib.parse import quote
 
@@ -326,6 +327,40 @@ def test_shares_and_a_torrent(session: Session, shared: Shared, laptop: Reposito
     laptop.run("git annex drop --from vault film.bin")
     assert session.shares(*STORES) == []
     assert "vault" not in laptop.run("git annex whereis film.bin")
+
+
+def test_a_torrent_of_something_else(
+    session: Session, shared: Shared, laptop: Repository, peer: LibtorrentPeer
+) -> None:
+    content = laptop.add(film=SIZE)["film"]
+    laptop.run("git annex copy --to vault film")
+
+    def register(torrent: Path) -> None:
+        peer.seed(torrent, shared.folder)
+        magnet = f"swarm:{magnet_of(torrent, peers=[peer.address])}"
+        laptop.run(f"git annex registerurl --remote=vault {laptop.key('film')} '{magnet}'")
+
+    def get_without_shares() -> str:
+        laptop.run("git annex drop film")
+        session.unplug("usb", "nas")
+        said = laptop.run("git annex get film", fails=True)
+        assert not laptop.has("film")
+        session.plug("usb", "nas")
+        return said.plain
+
+    register(shared.torrent(shared.file("other size", SIZE + 1)))
+    assert f"file 1 of the torrent other size has {SIZE + 1} bytes, not {SIZE}" in get_without_shares()
+    laptop.run("git annex get film")
+    assert laptop.read("film") == content
+
+    kinds: tuple[Kind, ...] = ("v1", "v2")
+    for kind in kinds:
+        register(shared.torrent(shared.file("same size", SIZE), kind))
+        get_without_shares()
+        said = laptop.run("git annex get film")
+        assert laptop.read("film") == content
+        assert "has other content than the shares" in said
+    assert left_over(laptop) == []
 
 
 def test_torrents_without_a_store_or_a_capability(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -67,20 +68,42 @@ def test_a_file_comes_from(
 def test_files_go_to_all_others(
     session: Session, shared: Shared, laptop: Repository, tracker: BitTorrentTracker
 ) -> None:
+    """Each of them is told of a torrent of its own, which git-annex's repository alone has."""
     film = shared.file("film.bin", SIZE)
-    torrent = shared.torrent(film, trackers=[tracker.announce])
+    torrents = {
+        kind.__name__: shared.torrent(
+            film,
+            trackers=[tracker.announce],
+            piece_length=(16 << 10) << number,
+            to=shared.folder / f"{kind.__name__}.torrent",
+        )
+        for number, kind in enumerate(PEERS)
+    }
     with LibtorrentPeer(session.folder / "peer") as peer:
-        identity = peer.seed(torrent, shared.folder)
-        laptop.run(f"git annex addurl --fast --raw-except=vault '{magnet_of(torrent, peers=[peer.address])}'")
-        with getting(laptop, "film.bin"), ExitStack() as stack:
-            peer.stop()  # from now on it is in git-annex's repository alone
-            others = {kind.__name__: stack.enter_context(kind(session.folder / kind.__name__)) for kind in PEERS}
-            for name, other in others.items():
-                (session.folder / f"to {name}").mkdir()
-                other.begin(torrent, session.folder / f"to {name}")
-            for name, other in others.items():
+        for name, torrent in torrents.items():
+            peer.seed(torrent, shared.folder)
+            magnet = magnet_of(torrent, peers=[peer.address])
+            laptop.run(f"git annex addurl --fast --raw-except=vault '{magnet}' --file {name}")
+        with ExitStack() as stack:
+            begun: list[tuple[Peer, str, Path]] = []
+
+            def begin(kind: type[Peer]) -> None:
+                other = stack.enter_context(kind(session.folder / kind.__name__))
+                into = session.folder / f"to {kind.__name__}"
+                into.mkdir()
+                begun.append((other, other.begin(torrents[kind.__name__], into), into))
+
+            begin(
+                Transmission
+            )  # it connects to nobody here, so git-annex's side has to be told of it at its start
+            stack.enter_context(getting(laptop, *torrents))
+            peer.stop()
+            for kind in PEERS:
+                if kind is not Transmission:
+                    begin(kind)
+            for other, identity, into in begun:
                 other.wait(identity)
-                assert (session.folder / f"to {name}" / "film.bin").read_bytes() == film.read_bytes()
+                assert (into / "film.bin").read_bytes() == film.read_bytes()
     assert left_over(laptop) == []
 
 

@@ -441,6 +441,19 @@ def test_nobody_takes_over_what_is_whole(rig: Rig) -> None:
         in_thread(rig.gathering.take_over)
 
 
+def test_nobody_takes_over_what_cannot_be_written(rig: Rig) -> None:
+    def fails() -> None:
+        raise OSError(28, "No space left on device")
+
+    rig.on_progress = fails
+    swarm = rig.swarm()
+    swarm.bring(swarm.all)
+    with pytest.raises(OSError, match="No space left"):
+        in_thread(rig.gathering.run)
+    with pytest.raises(Cancelled):
+        in_thread(rig.gathering.take_over)
+
+
 def test_nobody_takes_over_what_was_called_off(rig: Rig) -> None:
     rig.swarm()
     run = Run(rig.gathering.run)
@@ -581,6 +594,32 @@ def test_a_torrent_of_other_content_is_given_up(rig: Rig, kind: Kind) -> None:
     assert [part.torrent for part in rig.gathering.parts] == [good.torrent]
     assert other.given == {}
     assert {part.torrent for part in rig.gathering.end()} == {good.torrent, other.torrent}
+
+
+def test_what_a_torrent_of_other_content_has_is_compared(rig: Rig) -> None:
+    other = rig.swarm("v2", contents=CONTENTS | {"b": noise("other", SIZE)})
+    other.bring(other.all)
+    rig.gathering.offer(0, CONTENTS["b"][:BLOCK])
+    assert rig.gathering.wrong == ["the torrent T has other content than the shares"]
+    assert not rig.gathering.is_spoiled
+
+
+@pytest.mark.parametrize("way", ["run", "take"])
+def test_a_file_is_spoiled_by_bytes_of_other_content(rig: Rig, way: str) -> None:
+    other = rig.swarm("v2", contents=CONTENTS | {"b": noise("other", SIZE)})
+    assert not rig.gathering.is_used
+    other.bring(rig.gathering.parts[0].span[:2])
+    if way == "run":
+        run = Run(rig.gathering.run)
+        until(lambda: rig.reader.read)
+        in_thread(rig.gathering.take_over)
+        run.join()
+    else:
+        assert rig.gathering.take(0, BLOCK) is not None
+    assert rig.gathering.is_used
+    assert not rig.gathering.is_spoiled
+    rig.gathering.offer(2 * BLOCK, CONTENTS["b"][2 * BLOCK : 3 * BLOCK])
+    assert rig.gathering.is_spoiled
 
 
 def test_a_torrent_without_hashes_takes_nothing_on_trust() -> None:

@@ -124,7 +124,10 @@ def test_one_that_has_nothing_is_offered_everything(rig: Rig) -> None:
 @pytest.mark.usefixtures("recordings")
 def test_one_that_has_the_end_is_met(rig: Rig) -> None:
     aside = FakeAside(set(range(3, SEGMENTS)))
-    assert fetch(rig, aside) == BIG
+    made = download(rig, aside)
+    Run(made.run).join()
+    assert not made.rewritten
+    assert (rig.folder / "fetched").read_bytes() == BIG
     assert (aside.taken, aside.offered) == ([3, 4], [0, 1, 2])
 
 
@@ -191,7 +194,10 @@ def test_of_one_that_lies_nothing_stays(
 @pytest.mark.usefixtures("recordings")
 def test_a_file_that_one_that_lies_has_begun_is_written_anew(rig: Rig) -> None:
     (rig.folder / "fetched").write_bytes(OTHER[: 2 * SEGMENT])
-    assert fetch(rig, FakeAside(set(range(2, SEGMENTS)), OTHER)) == BIG
+    made = download(rig, FakeAside(set(range(2, SEGMENTS)), OTHER))
+    Run(made.run).join()
+    assert (rig.folder / "fetched").read_bytes() == BIG
+    assert made.rewritten  # whoever read the file meanwhile has read something else
 
 
 @pytest.mark.usefixtures("recordings")
