@@ -53,6 +53,7 @@ class Rig:
         *,
         there: bytes | None = None,
         timeout: float = TIMEOUT,
+        mix: bool = True,
     ) -> None:
         self.path = folder / "tmp"
         if there is not None:
@@ -66,6 +67,7 @@ class Rig:
         self.gathering = Gathering(
             str(self.path),
             timeout=timeout,
+            mix=mix,
             progress=self._progress,
             cancelled=self.cancelled,
             changed=self.changed,

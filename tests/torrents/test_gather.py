@@ -187,7 +187,7 @@ def test_it_ends_when_nothing_comes_for_too_long(rig: Rig) -> None:
     rig.written(BLOCK // 2)
     rig.clock.advance(TIMEOUT - 1)
     with swarm.changed:
-        swarm.torrent.came(1, 0)  # bytes, if no piece
+        swarm.torrent.came(BLOCK, 0)  # bytes, if no piece
     rig.clock.advance(TIMEOUT - 1)
     assert not run.is_over
     rig.clock.advance(2)
@@ -375,6 +375,57 @@ def test_a_second_url_of_a_torrent_is_the_same_one(rig: Rig) -> None:
     swarm.bring(swarm.all)
     assert in_thread(rig.gathering.run)
     assert len(rig.gathering.end()) == 2  # each was joined, and is left
+
+
+def test_contents_are_not_mixed_if_nothing_proves_the_whole(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, mix=False)
+    swarm, other = rig.swarm("v1"), rig.swarm("v2")
+    other.bring(other.all)
+    run = Run(rig.gathering.run)
+    rig.wait_for(lambda: swarm.priorities)
+    swarm.bring([2])
+    rig.written(BLOCK // 2)
+    rig.clock.advance(TIMEOUT + 1)
+    with pytest.raises(NotEnough, match="nothing came from peers"):
+        run.join()
+    assert (other.told, other.reads) == ([], [])
+    assert {part.torrent for part in rig.gathering.end()} == {swarm.torrent, other.torrent}
+
+
+@pytest.mark.parametrize("how", ["in time", "failed"])
+def test_a_torrent_has_its_turn_when_nothing_came_of_the_one_before(tmp_path: Path, how: str) -> None:
+    rig = Rig(tmp_path, mix=False)
+    swarm, other = rig.swarm("v1"), rig.swarm("v2")
+    run = Run(rig.gathering.run)
+    rig.wait_for(lambda: swarm.priorities)
+    with rig.changed:
+        if how == "failed":
+            swarm.torrent.failed("f1: Input/output error")
+        else:
+            rig.clock.advance(TIMEOUT + 1)
+    rig.wait_for(lambda: other.priorities)
+    assert swarm.priorities == {}
+    other.bring(other.all)
+    run.join()
+    assert rig.whole()
+    told = "f1: Input/output error" if how == "failed" else "torrent T: no peers were found"
+    assert rig.gathering.failures == [told]
+
+
+def test_a_file_with_the_same_root_is_the_same(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, mix=False)
+    fine, coarse = rig.swarm("v2", BLOCK), rig.swarm("hybrid", 4 * BLOCK)
+    Run(rig.gathering.run)
+    rig.wait_for(lambda: fine.priorities and coarse.priorities)
+    rig.cancelled.set()
+
+
+def test_a_file_of_another_size_is_another_one(rig: Rig) -> None:
+    swarm = rig.swarm()
+    rig.swarm(contents=CONTENTS | {"b": CONTENTS["b"] + b"more"})
+    assert [part.torrent for part in rig.gathering.parts] == [swarm.torrent]
+    rig.gathering.offer(0, CONTENTS["b"])
+    assert rig.gathering.wrong == []
 
 
 def test_in_the_end_nothing_is_wanted(rig: Rig) -> None:

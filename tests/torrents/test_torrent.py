@@ -249,11 +249,20 @@ def test_it_is_known_when_something_last_came() -> None:
     clock.advance(5)
     torrent.came(0, 100)
     assert (torrent.moved, torrent.uploaded) == (began, 100)
-    torrent.came(10, 100)
-    assert (torrent.moved, torrent.downloaded) == (began + 5, 10)
+    torrent.came(BLOCK - 1, 100)  # a trickle
+    assert (torrent.moved, torrent.downloaded) == (began, BLOCK - 1)
+    torrent.came(BLOCK, 100)
+    assert torrent.moved == began + 5
     clock.advance(5)
+    torrent.came(2 * BLOCK - 1, 100)
+    assert torrent.moved == began + 5
     torrent.finished(0)
     assert torrent.moved == began + 10
+    clock.advance(5)
+    torrent.came(5, 0)  # it was added anew, and counts from the beginning
+    assert torrent.moved == began + 10
+    torrent.came(BLOCK, 0)
+    assert torrent.moved == began + 15
 
 
 def test_pieces_are_counted(swarm: FakeSwarm) -> None:
