@@ -81,9 +81,8 @@ def test_files_go_to_all_others(
     }
     with LibtorrentPeer(session.folder / "peer") as peer:
         for name, torrent in torrents.items():
-            peer.seed(torrent, shared.folder)
-            magnet = magnet_of(torrent, peers=[peer.address])
-            laptop.run(f"git annex addurl --fast --raw-except=vault '{magnet}' --file {name}")
+            tracker.wait_for(peer.seed(torrent, shared.folder), seeds=1)
+            laptop.run(f"git annex addurl --fast --raw-except=vault file://{torrent} --file {name}")
         with ExitStack() as stack:
             begun: list[tuple[Peer, str, Path]] = []
 
@@ -96,6 +95,7 @@ def test_files_go_to_all_others(
             begin(
                 Transmission
             )  # it connects to nobody here, so git-annex's side has to be told of it at its start
+            tracker.wait_for(begun[0][1], leeches=1)
             stack.enter_context(getting(laptop, *torrents))
             peer.stop()
             for kind in PEERS:
@@ -166,7 +166,8 @@ def test_fifty_files_are_one_torrent(kind: Kind, session: Session, shared: Share
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == contents
         total = sum(map(len, contents.values()))
         uploaded = peer.status(identity)["uploaded"] - before
-        assert total <= uploaded <= total * 1.03
+        # Each file by itself would be 1.7 times as much. A little is lost when a peer leaves whoever wants nothing.
+        assert total <= uploaded <= total * 1.15
         # One session, and it joined once.
         said = [parse_qs(urlsplit(path).query) for path in tracker.asked[asked:]]
         assert len({one["peer_id"][0] for one in said}) == 1
