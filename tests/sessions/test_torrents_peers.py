@@ -166,7 +166,7 @@ def test_fifty_files_are_one_torrent(kind: Kind, session: Session, shared: Share
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == contents
         total = sum(map(len, contents.values()))
         uploaded = peer.status(identity)["uploaded"] - before
-        # Each file by itself would be 1.7 times as much. A little is lost when a peer leaves whoever wants nothing.
+        # Each file by itself would be 1.7 times as much; a little is lost when a peer leaves.
         assert total <= uploaded <= total * 1.15
         # One session, and it joined once.
         said = [parse_qs(urlsplit(path).query) for path in tracker.asked[asked:]]
