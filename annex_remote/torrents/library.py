@@ -253,10 +253,9 @@ def _file_name(index: int) -> str:
 def all_that_is_there() -> Any:
     """Return how to ask for what is to be kept of how far a torrent is.
 
-    Pieces that are not on the disk yet do not count, so what waits is written first.
+    Pieces that are not on the disk yet do not count. The flag to write them first does not wait for that.
     """
-    flags = libtorrent().save_resume_flags_t
-    return flags.save_info_dict | flags.flush_disk_cache
+    return libtorrent().save_resume_flags_t.save_info_dict
 
 
 def resume_data_of(params: Any) -> bytes:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from annex_remote.errors import Cancelled, Damaged, SwarmError, Unavailable
+from annex_remote.errors import BadSetting, Cancelled, Damaged, SwarmError, Unavailable
 from annex_remote.torrents import library
 from annex_remote.torrents.addresses import Allowed
 from annex_remote.torrents.known import NOTHING_MORE, Extra, sifted
@@ -94,8 +94,10 @@ class _Joined:
     users: int = 1
     idle: float = 0.0
     unsaved: bool = False
-    saving: float = 0.0
-    """When it was last asked for what is to be noted; 0 if that has come."""
+    saving: int = 0
+    """How often what is to be noted was asked for and has not come."""
+    flushing: int = 0
+    """How often it waits for what is there to be on the disk."""
     saved: float = 0.0
     seeds_until: float = 0.0
     seeds_to: float = 0.0
@@ -290,8 +292,7 @@ class Session:
                 return
             until = self._clock() + END
             for joined in self._joined.values():
-                joined.saving = 0.0
-                self._save(joined, self._clock())
+                self._save(joined)
             while any(joined.saving for joined in self._joined.values()) and self._clock() < until:
                 self.changed.wait(0.1)
             for joined in list(self._joined.values()):
@@ -356,7 +357,11 @@ class Session:
         params.trackers = list(known.trackers)
         params.tracker_tiers = list(range(len(params.trackers)))
         params.peers = list(known.peers)
-        seeking = self._seeking[name] = _Seeking(magnet, session.add_torrent(params), tried, self._clock())
+        try:
+            handle = session.add_torrent(params)
+        except RuntimeError as error:  # as for a hash of zeros
+            raise BadSetting(f"the magnet {magnet.id} is refused by libtorrent: {error}") from error
+        seeking = self._seeking[name] = _Seeking(magnet, handle, tried, self._clock())
         self._of_handle[seeking.handle] = seeking
         self._add_sources(seeking.handle, Extra(peers=known.peers))
         return seeking
@@ -451,13 +456,18 @@ class Session:
     def _torrent_error(self, joined: _Joined, alert: Any) -> None:
         joined.torrent.failed(f"{joined.torrent.metainfo.title}: {alert.error.message()}")
 
+    def _flushed(self, joined: _Joined, alert: Any) -> None:
+        if joined.flushing:
+            joined.flushing -= 1
+            joined.handle.save_resume_data(library.all_that_is_there())
+
     def _saved(self, joined: _Joined, alert: Any) -> None:
         params = alert.params
         data = library.resume_data_of(params)
         if joined.folder is not None:
             joined.folder.keep(data)
-        joined.saving, joined.saved = 0.0, self._clock()
-        if joined.is_stuck:
+        joined.saving, joined.saved = joined.saving - 1, self._clock()
+        if joined.is_stuck and not joined.saving:
             joined.is_stuck = False
             params.piece_priorities = _priorities(joined.torrent)
             if joined.mended and (seeds := list(joined.torrent.tried.web_seeds)):
@@ -469,7 +479,7 @@ class Session:
             joined.torrent.begun_anew()
 
     def _not_saved(self, joined: _Joined, alert: Any) -> None:
-        joined.saving = 0.0
+        joined.saving -= 1
 
     def _metadata(self, seeking: _Seeking, alert: Any) -> None:
         # Two magnets of one hybrid torrent, by either hash: libtorrent finds that out, and stops both.
@@ -515,7 +525,7 @@ class Session:
                 self.wake(joined, is_hurt=bool(torrent.tried.bad) and now - torrent.moved > HURT)
             lonely |= bool(joined.users) and not status.num_peers and now - joined.torrent.moved > LONELY
             if joined.unsaved and not joined.saving and now - joined.saved >= SAVE_EVERY:
-                self._save(joined, now)
+                self._save(joined)
             if not joined.users and self._is_over(joined, now) and not joined.saving:
                 self._remove(joined)
         for seeking in self._seeking.values():
@@ -532,15 +542,16 @@ class Session:
             return False
         return now - joined.idle > LINGER
 
-    def _save(self, joined: _Joined, now: float) -> None:
+    def _save(self, joined: _Joined) -> None:
         if joined.folder is not None and joined.unsaved:
-            joined.unsaved, joined.saving = False, now
-            joined.handle.save_resume_data(library.all_that_is_there())
+            joined.unsaved, joined.saving, joined.flushing = False, joined.saving + 1, joined.flushing + 1
+            joined.handle.flush_cache()  # what is not on the disk is not noted
 
     def _remove(self, joined: _Joined) -> None:
         torrent = joined.torrent
         del self._joined[torrent.metainfo.id]
         torrent.detach()
+        self.changed.notify_all()
         self._of_handle.pop(joined.handle, None)
         self._session.remove_torrent(joined.handle)
         if joined.folder is not None:
@@ -569,8 +580,8 @@ class Session:
         if is_left or is_hurt:
             joined.mended += is_hurt
             joined.woken, joined.pause = now, min(MOST_PAUSE, 2 * joined.pause or LEAST_PAUSE)
-            joined.is_stuck, joined.saving = True, self._clock()
-            joined.handle.save_resume_data(library.all_that_is_there())
+            joined.is_stuck = joined.unsaved = True
+            self._save(joined)
 
     def _keep_rates(self) -> None:
         rates = (int(self._rules.down() or 0), int(self._rules.up() or 0))
@@ -591,6 +602,7 @@ _OF_TORRENTS = _OF_BOTH | {
     "read_piece_alert": Session._read_piece,
     "file_error_alert": Session._file_error,
     "torrent_error_alert": Session._torrent_error,
+    "cache_flushed_alert": Session._flushed,
     "save_resume_data_alert": Session._saved,
     "save_resume_data_failed_alert": Session._not_saved,
     "url_seed_alert": Session._url_seed,

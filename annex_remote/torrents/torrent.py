@@ -189,10 +189,13 @@ class Torrent:
         """Have a piece read; every call is followed by one of `read`."""
         with self.changed:
             self._waiting[piece] = self._waiting.get(piece, 0) + 1
-            if piece in self._reads or self._handle is None:
+            if piece in self._reads:
                 return
             self._reads[piece] = None
-            self._handle.read(piece)
+            if self._handle is not None:
+                self._handle.read(piece)
+            else:
+                self._not_read("is fetched no more")
 
     def read(self, piece: int) -> bytes:
         """Return a piece that `begin_read` was called for, proved. Raises `Unavailable` if it cannot be had."""
@@ -232,6 +235,7 @@ class Torrent:
 
     def detach(self) -> None:
         self._handle = None
+        self._not_read("is fetched no more")
 
     def finished(self, piece: int) -> None:
         self._have[piece] = 1
@@ -254,9 +258,12 @@ class Torrent:
 
     def begun_anew(self) -> None:
         """Take in that what was being read will not be told any more; it is to be asked for again."""
+        self._not_read("was begun anew")
+
+    def _not_read(self, why: str) -> None:
         for piece, data in self._reads.items():
             if data is None:
-                self._reads[piece] = Unavailable(f"{self.metainfo.title} was begun anew")
+                self._reads[piece] = Unavailable(f"{self.metainfo.title} {why}")
 
     def failed(self, text: str) -> None:
         self._error = text

@@ -12,7 +12,7 @@ from annex_remote.errors import Unavailable
 from annex_remote.torrents.metainfo import Metainfo
 from annex_remote.torrents.torrent import Torrent, Tried
 from annex_remote.torrents.wanting import forward
-from tests.fakes import FakeClock, Run
+from tests.fakes import FakeClock, Run, in_thread
 from tests.torrents.documents import BLOCK
 from tests.torrents.swarm import KINDS, FakeSwarm, Kind, metainfo_of, noise
 
@@ -94,6 +94,21 @@ def test_a_torrent_that_left_the_session_is_told_nothing(swarm: FakeSwarm) -> No
     swarm.torrent.want("one", {0: 1})
     swarm.torrent.offer(0, swarm.piece(0))
     assert (swarm.told, swarm.given) == ([], {})
+
+
+def test_whoever_reads_of_a_torrent_that_left_is_told(swarm: FakeSwarm) -> None:
+    swarm.bring([0, 1])
+    swarm.slow = {0}
+    swarm.torrent.begin_read(0)
+    run = Run(lambda: swarm.torrent.read(0))
+    with swarm.changed:
+        swarm.torrent.detach()
+        swarm.changed.notify_all()
+    with pytest.raises(Unavailable, match="T is fetched no more"):
+        run.join()
+    swarm.torrent.begin_read(1)
+    with pytest.raises(Unavailable, match="T is fetched no more"):
+        in_thread(lambda: swarm.torrent.read(1))
 
 
 WANTS = st.dictionaries(st.integers(0, 5), st.integers(1, 6))
