@@ -87,6 +87,7 @@ def settings_pack(settings: TorrentSettings, *, background: bool) -> dict[str, A
         "alert_mask": int(mask),
         "alert_queue_size": 1 << 20,
         "tick_interval": 100,
+        "initial_picker_threshold": 0,  # the first pieces are those that are wanted first, not any
         "listen_interfaces": ",".join(map(_endpoint, settings.listen)),
         "outgoing_interfaces": ",".join(hosts),  # listening on one address alone keeps nothing on it
         "enable_upnp": False,
