@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 
 __all__ = ["backward", "forward"]
 
-STEPS = ((1 << 20, 6), (4 << 20, 5), (16 << 20, 4), (64 << 20, 3))
-"""Up to how many bytes ahead a piece is how urgent."""
+STEPS = ((256 << 10, 6), (1 << 20, 5), (4 << 20, 4), (16 << 20, 3), (64 << 20, 2))
+"""Up to how many bytes ahead a piece is how urgent; of the same ones, the order is libtorrent's."""
 LATER = 1
 """Priority of the rest: there, the swarm is given what is rare."""
 

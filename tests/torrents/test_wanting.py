@@ -51,12 +51,12 @@ def test_what_comes_makes_room_for_the_rest_until_all_is_there(
 
 def test_how_urgent_goes_by_bytes() -> None:
     wanted = forward(range(10, 400), lambda piece: piece == 11, 256 << 10)
-    assert [list(wanted.values()).count(priority) for priority in (6, 5, 4, 3, 1)] == [4, 12, 48, 192, 133]
-    assert [wanted[10], wanted[12], wanted[14], wanted[15], wanted[399]] == [6, 6, 6, 5, 1]
+    assert [list(wanted.values()).count(priority) for priority in (6, 5, 4, 3, 2, 1)] == [2, 2, 12, 48, 192, 133]
+    assert [wanted[10], wanted[12], wanted[13], wanted[15], wanted[399]] == [6, 6, 5, 4, 1]
 
 
 def test_large_pieces_are_asked_for_two_at_a_time() -> None:
-    assert list(forward(range(10), lambda _: False, 32 << 20).values()) == [6, 6, 5, 5, 4, 4, 3, 3, 1, 1]
+    assert list(forward(range(10), lambda _: False, 32 << 20).values()) == [6, 6, 5, 5, 4, 4, 3, 3, 2, 2]
     assert backward(range(10), lambda _: False, 32 << 20) == {9: 6, 8: 6}
 
 
