@@ -574,8 +574,8 @@ class Session:
         if status.num_peers:
             joined.pause = 0.0
         is_left = status.list_peers and not status.num_peers and not status.connect_candidates
-        if is_left and now < joined.woken + joined.pause:
-            return  # peers that are known and dead are nothing unusual, and each time its trackers are told
+        # Peers that are known and dead are nothing unusual, and each time its trackers are told.
+        is_left = is_left and now >= joined.woken + joined.pause
         is_hurt = is_hurt and joined.mended < max(MENDS, len(joined.torrent.tried.web_seeds))
         if is_left or is_hurt:
             joined.mended += is_hurt

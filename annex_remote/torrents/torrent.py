@@ -270,8 +270,7 @@ class Torrent:
 
     def came(self, downloaded: int, uploaded: int) -> None:
         """Take in the bytes that went both ways since the torrent was joined."""
-        if downloaded < self.downloaded:  # it was added anew
-            self._counted = 0
+        # Of one that was added anew, bytes count from 0: only those beyond what came before are a sign of life.
         if downloaded - self._counted >= LEAST:
             self._counted = downloaded
             self.moved = self._clock()
