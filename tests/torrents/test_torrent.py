@@ -277,6 +277,8 @@ def test_it_is_known_when_something_last_came() -> None:
     torrent.came(5, 0)  # it was added anew, and counts from the beginning
     assert torrent.moved == began + 10
     torrent.came(BLOCK, 0)
+    assert torrent.moved == began + 10  # what somebody sends who is banned each time is no sign of life
+    torrent.came(2 * BLOCK, 0)
     assert torrent.moved == began + 15
 
 
