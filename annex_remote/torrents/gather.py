@@ -365,27 +365,27 @@ class Gathering:
     def _plan(self, order: Callable[[Sequence[int], Callable[[int], bool], int], dict[int, int]]) -> None:
         """Say what is wanted, if that was not done just now.
 
-        The first torrent goes from the front, or from the end if the front comes from elsewhere. Each other one
-        goes backward, from another place, so that they meet.
+        What is missing is shared out anew each time, in runs of one length. The first torrent that has brought
+        something goes forward, or from the end of its run if the front comes from elsewhere; each other one goes
+        backward, so that two are never near one another before all is asked for.
         """
         now = self._clock()
         if now - self._planned < PLAN_EVERY:
             return
         self._planned = now
         count = len(self._parts)
-        for index, part in enumerate(self._parts):
+        for index, part in enumerate(sorted(self._parts, key=lambda part: not part.torrent.downloaded)):
             first = part.piece_at(self._position) if self._position < part.file.size else part.span.stop
             pieces = range(first, part.span.stop)
             if self._coming:
                 rest = range(min(part.piece_at(self._position + self._coming), part.span.stop), part.span.stop)
                 pieces = rest if any(not part.torrent.has(piece) for piece in rest) else pieces
-            if index == 0 or not pieces:
-                wanted = order(pieces, self._anywhere(part), part.metainfo.piece_length)
-            else:
-                cut = first + len(pieces) * (count - index) // count + 1
-                turned = [*range(cut, part.span.stop), *range(first, cut)]
-                wanted = backward(turned, self._anywhere(part), part.metainfo.piece_length)
-            if index == 0 and self._head is not None:
+            has = self._anywhere(part)
+            missing = [piece for piece in pieces if not has(piece)]
+            run = missing[len(missing) * index // count : len(missing) * (index + 1) // count]
+            in_order = order if index == 0 else backward
+            wanted = in_order(run or missing, part.torrent.has, part.metainfo.piece_length)
+            if self._head is not None and part is self._parts[0]:
                 wanted[self._head] = 6
             part.torrent.want(self, wanted)
 

@@ -334,17 +334,54 @@ def test_one_torrent_that_failed_leaves_it_to_the_other(rig: Rig, first_fails: b
 # Several torrents.
 
 
-def test_torrents_of_other_piece_lengths_share_the_work(rig: Rig) -> None:
+def test_torrents_of_other_piece_lengths_share_the_work(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, timeout=math.inf)
     fine, coarse = rig.swarm("v1", BLOCK), rig.swarm("v2", 4 * BLOCK)
     file = file_of(coarse.metainfo, "b")
     coarse.bring([coarse.metainfo.span(file)[-1]])  # the last 2 * BLOCK + 1000 bytes
     run = Run(rig.gathering.run)
-    rig.wait_for(lambda: fine.priorities and coarse.priorities)
-    assert max(fine.priorities) == 6  # in it are bytes that the other one lacks
-    fine.bring(range(2, 7))
+    while not run.is_over:
+        fine.bring_wanted(1)
+        rig.clock.advance(1)
+        with rig.changed:
+            rig.changed.wait(0.001)
     run.join()
     assert rig.whole()
     assert fine.reads == [2, 3, 4, 5, 6]
+    assert (
+        max(piece for changes in fine.told for piece, _ in changes) == 6
+    )  # in it are bytes that the other one lacks
+
+
+def test_no_two_are_asked_for_the_same(rig: Rig) -> None:
+    swarms = [rig.swarm(kind) for kind in KINDS]
+    run = Run(rig.gathering.run)
+    rig.wait_for(lambda: all(swarm.priorities for swarm in swarms))
+    asked = [(part.bounds(piece), part) for part in rig.gathering.parts for piece in part.torrent.priorities]
+    spans = sorted(bounds for bounds, _ in asked)
+    assert sum(end - start for start, end in spans) <= SIZE + 2 * BLOCK  # edges of pieces are not the same for all
+    assert (spans[0][0], max(end for _, end in spans)) == (0, SIZE)
+    assert len({part for _, part in asked}) == 3
+    rig.cancelled.set()
+    with pytest.raises(Cancelled):
+        run.join()
+
+
+def test_one_that_brings_something_goes_forward(rig: Rig) -> None:
+    """The first of several may be dead."""
+    dead, alive = rig.swarm("v2"), rig.swarm("v2", 2 * BLOCK)
+    run = Run(rig.gathering.run)
+    rig.wait_for(lambda: alive.priorities)
+    first = alive.metainfo.span(file_of(alive.metainfo, "b"))[0]
+    assert first not in alive.priorities
+    with rig.changed:
+        alive.torrent.came(BLOCK, 0)
+    rig.clock.advance(1)
+    rig.wait_for(lambda: alive.priorities.get(first) == 6)
+    rig.wait_for(lambda: set(dead.priorities) == {6, 7, 8, 9})  # b begins with piece 3
+    rig.cancelled.set()
+    with pytest.raises(Cancelled):
+        run.join()
 
 
 @settings(max_examples=25)
