@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 from annex_remote.errors import Cancelled, Damaged, NotEnough, SwarmError
 from annex_remote.torrents.metainfo import Metainfo, TorrentFile
 from annex_remote.torrents.torrent import Torrent
-from annex_remote.torrents.wanting import backward, forward
+from annex_remote.torrents.wanting import NEAR, backward, forward
 
 __all__ = ["Gathering", "Part"]
 
@@ -27,6 +28,11 @@ PULSE = 0.1
 
 PLAN_EVERY = 0.2
 """Seconds between two decisions on what to ask peers for."""
+PLAN_PART = 10
+"""Deciding takes one in so many seconds at most."""
+
+STILL = 2.0
+"""Seconds without anything after which all are looked at: peers may have others."""
 
 AHEAD = 32 << 20
 """Bytes that are read back from the disk before it is their turn."""
@@ -381,17 +387,23 @@ class Gathering:
                 rest = range(min(part.piece_at(self._position + self._coming), part.span.stop), part.span.stop)
                 pieces = rest if any(not part.torrent.has(piece) for piece in rest) else pieces
             has = self._anywhere(part)
-            missing = [piece for piece in pieces if not has(piece)]
-            run = missing[len(missing) * index // count : len(missing) * (index + 1) // count]
-            in_order = order if index == 0 else backward
-            wanted = in_order(run or missing, part.torrent.has, part.metainfo.piece_length)
+            run: Sequence[int] = pieces
+            if count > 1:
+                missing = [piece for piece in pieces if not has(piece)]
+                run = missing[len(missing) * index // count : len(missing) * (index + 1) // count] or missing
+            elif order is forward and now - part.torrent.moved < STILL:
+                run = list(islice((piece for piece in pieces if not has(piece)), NEAR))
+            wanted = (order if index == 0 else backward)(run, has, part.metainfo.piece_length)
             if self._head is not None and part is self._parts[0]:
                 wanted[self._head] = 6
             part.torrent.want(self, wanted)
+        self._planned += (PLAN_PART - 1) * (self._clock() - now)
 
     def _anywhere(self, part: Part) -> Callable[[int], bool]:
         """Return what tells whether any torrent has the bytes of a piece of `part`."""
         others = [other for other in self._parts if other is not part]
+        if not others:
+            return part.torrent.has
 
         def has(piece: int) -> bool:
             if part.torrent.has(piece):

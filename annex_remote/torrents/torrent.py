@@ -13,7 +13,7 @@ from typing import Protocol
 from annex_remote.errors import SwarmError, Unavailable
 from annex_remote.torrents.metainfo import Metainfo
 from annex_remote.torrents.urls import shown
-from annex_remote.torrents.wanting import forward
+from annex_remote.torrents.wanting import NEAR, forward
 
 __all__ = ["Handle", "Torrent", "Tried"]
 
@@ -147,7 +147,7 @@ class Torrent:
     def begin_with(self, pieces: Sequence[int]) -> None:
         """Want pieces in this order until somebody says what he wants: peers leave whoever wants nothing."""
         with self.changed:
-            self._wants[self] = forward(pieces, self.has, self.metainfo.piece_length)
+            self._wants[self] = forward(pieces[:NEAR], self.has, self.metainfo.piece_length)
             self._tell_wants()
 
     @property

@@ -7,8 +7,9 @@ out: it looks for such pieces in another way, which costs a third of the speed.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 
-__all__ = ["backward", "forward"]
+__all__ = ["NEAR", "backward", "forward"]
 
 STEPS = ((256 << 10, 6), (1 << 20, 5), (4 << 20, 4), (16 << 20, 3), (64 << 20, 2))
 """Up to how many bytes ahead a piece is how urgent; of the same ones, the order is libtorrent's."""
@@ -17,6 +18,9 @@ LATER = 1
 
 WINDOW = 16 << 20
 """Bytes that are wanted at one time from the end: what peers are asked for at once, and some more."""
+
+NEAR = 4096
+"""Missing pieces that are looked at as long as something comes: of a very large file, that is a small part."""
 
 
 def forward(pieces: Sequence[int], has: Callable[[int], bool], piece_length: int) -> dict[int, int]:
@@ -37,6 +41,6 @@ def backward(pieces: Sequence[int], has: Callable[[int], bool], piece_length: in
 
     So the two meet at one place, and little is fetched twice.
     """
-    ordered = forward(pieces[::-1], has, piece_length)
     most = max(2, -(-WINDOW // piece_length))
-    return dict(list(ordered.items())[:most])
+    last = islice((piece for piece in reversed(pieces) if not has(piece)), most)
+    return forward(list(last), lambda _: False, piece_length)

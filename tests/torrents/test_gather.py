@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annex_remote.errors import Cancelled, NotEnough, Unavailable
+from annex_remote.torrents import gather
 from annex_remote.torrents.gather import Part
 from annex_remote.torrents.metainfo import from_info
 from annex_remote.torrents.urls import Magnet
@@ -95,6 +96,43 @@ def test_only_the_wanted_file_is_asked_for(rig: Rig) -> None:
     run.join()
     assert rig.whole()
     assert set(swarm.reads) == set(span)
+
+
+def test_of_a_large_file_what_is_near_is_asked_for(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as something comes: peers may have only what is far."""
+    monkeypatch.setattr(gather, "NEAR", 3)
+    swarm = rig.swarm("v2")
+    first = rig.gathering.parts[0].span[0]
+    swarm.bring([first + 1])
+    run = Run(rig.gathering.run)
+    rig.wait_for(lambda: set(swarm.priorities) == {first, first + 2, first + 3})
+    rig.clock.advance(gather.STILL + 0.1)
+    rig.wait_for(lambda: set(swarm.priorities) == {first, *range(first + 2, first + 7)})
+    swarm.bring([first + 6])
+    rig.clock.advance(1)
+    rig.wait_for(lambda: set(swarm.torrent.priorities) == {first, first + 2, first + 3})
+    rig.cancelled.set()
+    with pytest.raises(Cancelled):
+        run.join()
+
+
+def test_deciding_what_to_ask_for_takes_a_part_of_the_time(rig: Rig) -> None:
+    swarm = rig.swarm("v2")
+    told = swarm.prioritise
+
+    def takes_a_second(changes: list[tuple[int, int]]) -> None:
+        rig.clock.advance(1)
+        told(changes)
+
+    swarm.prioritise = takes_a_second  # type: ignore[method-assign]
+    rig.gathering.has(0, BLOCK, 0)
+    swarm.bring([swarm.metainfo.pieces - 3])  # the end of b
+    rig.clock.advance(8)
+    rig.gathering.has(0, BLOCK, 2 * BLOCK)
+    assert len(swarm.told) == 1
+    rig.clock.advance(2)
+    rig.gathering.has(0, BLOCK, 2 * BLOCK)
+    assert len(swarm.told) == 2
 
 
 def test_an_empty_file(tmp_path: Path) -> None:
