@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import pytest
 
+from annex_remote.torrents.metainfo import parse
 from tests.servers import (
     BitTorrentTracker,
     DhtNodes,
@@ -145,10 +146,10 @@ def test_a_private_torrent(
             film, private=True, trackers=[f"{own.announce}?passkey={passkey}"], to=web.root / "x.torrent"
         )
         identity = peer.seed(torrent, shared.folder)
-        said = [laptop.run(f"git annex addurl --raw-except=vault {web.url}/x.torrent")]
+        laptop.run(f"git annex addurl --raw-except=vault {web.url}/x.torrent?passkey={passkey}")
         assert laptop.read("film.bin") == film.read_bytes()
         magnet = f"magnet:?xt=urn:btih:{identity}&tr={quote(other.announce, safe='')}"
-        said += [laptop.run(f"git annex addurl --raw-except=vault '{magnet}' --file again")]
+        said = [laptop.run(f"git annex addurl --raw-except=vault '{magnet}' --file again")]
         said += [laptop.run("git annex drop --force film.bin"), laptop.run("git annex get film.bin")]
         assert laptop.read("film.bin") == film.read_bytes()
         said += [laptop.run("git annex whereis --json film.bin")]
@@ -174,6 +175,10 @@ def test_a_private_torrent(
         said += [laptop.run("git annex get film.bin", fails=True)]
         assert "it is private, so only its trackers were asked" in said[-1]
         assert "told of 1 peer" in said[-1]
+        forget_metainfo(session)
+        web.stop()
+        said += [laptop.run("git annex get film.bin", fails=True)]
+        assert f"fetching {web.url}/x.torrent: " in said[-1]
     assert not any(passkey in each for each in said)
 
 
@@ -282,6 +287,7 @@ def test_a_torrent_is_no_copy(shared: Shared, laptop: Repository, peer: Libtorre
     where = laptop.run("git annex whereis song")
     assert "vault" not in where
     assert "magnet" not in where
+    assert laptop.is_present("song") is False  # not even unknown: no torrent is recorded any more
     laptop.run("git annex drop --force song")
     assert "No other repository is known" in laptop.run("git annex get song", fails=True)
 
@@ -408,7 +414,13 @@ def test_addresses_that_are_not_public_are_left_alone(
         assert "127.0.0.1 not asked" in laptop.run(f"git annex addurl --raw-except=vault {magnet}", fails=True)
         said = laptop.run(f"git annex addurl --raw-except=vault file://{torrent}", fails=True)
         assert "127.0.0.1 not asked, as annex.security.allowed-ip-addresses does not allow it" in said
+        # Names are looked up by libtorrent.
+        named = [each.replace("127.0.0.1", "localhost") for each in (tracker.announce, udp.announce, web.url)]
+        other = shared.torrent(film, "v2", trackers=named[:2], web_seeds=[f"{named[2]}/film.bin"])
+        add = f"git annex addurl --raw-except=vault 'file://{quote(str(other))}'"
+        assert "nothing came from peers" in laptop.run(add, fails=True)
         assert udp.peers(identity) == (1, 0)
+        assert udp.peers(parse(other.read_bytes()).id[:40]) == (0, 0)
     assert len(tracker.asked) == known
     assert (web.folder / "access.log").read_text() == ""
     laptop.run("git config annex.security.allowed-ip-addresses 127.0.0.0/8")
