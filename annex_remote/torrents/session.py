@@ -44,6 +44,11 @@ LOOK = 0.5
 LONELY = 10.0
 """Seconds without any peer after which µTP is tried as well, where TCP is preferred."""
 
+ASK_DHT = 5.0
+"""Seconds without any peer after which the DHT is asked once more, and twice as many each time: libtorrent does so
+every quarter of an hour, and whoever asks just when it starts may find nobody yet.
+"""
+
 HURT = 5.0
 """Seconds without anything, after pieces came damaged, that are too many."""
 
@@ -114,6 +119,7 @@ class _Joined:
     """How often it was added anew since pieces came damaged and nothing came after them."""
     done: set[int] = field(default_factory=set)
     """Pieces of what was got."""
+    asking: _Asking = field(default_factory=lambda: _Asking())
 
 
 @dataclass(eq=False)
@@ -127,6 +133,25 @@ class _Seeking:
     found: Metainfo | None = None
     error: SwarmError | None = None
     users: int = 1
+    asking: _Asking = field(default_factory=lambda: _Asking())
+
+
+class _Asking:
+    """When the DHT is asked again for peers of one torrent."""
+
+    def __init__(self) -> None:
+        self._at: float | None = None
+        self._pause = ASK_DHT
+
+    def is_due(self, now: float, peers: int) -> bool:
+        """True if it is to be asked now, by somebody who has so many peers. To be called again and again."""
+        if peers or self._at is None:
+            self._at, self._pause = now + ASK_DHT, ASK_DHT
+        if now < self._at:
+            return False
+        self._pause = min(MOST_PAUSE, 2 * self._pause)
+        self._at = now + self._pause
+        return True
 
 
 class Session:
@@ -524,6 +549,8 @@ class Session:
             if joined.torrent.priorities:
                 self.wake(joined, is_hurt=bool(torrent.tried.bad) and now - torrent.moved > HURT)
             lonely |= bool(joined.users) and not status.num_peers and now - joined.torrent.moved > LONELY
+            if joined.torrent.priorities and not torrent.metainfo.private:
+                self._ask_dht(joined, now, status.num_peers)
             if joined.unsaved and not joined.saving and now - joined.saved >= SAVE_EVERY:
                 self._save(joined)
             if not joined.users and self._is_over(joined, now) and not joined.saving:
@@ -532,10 +559,15 @@ class Session:
             status = seeking.handle.status()
             _see_peers(seeking.tried, status)
             lonely |= not status.num_peers and now - seeking.began > LONELY
+            self._ask_dht(seeking, now, status.num_peers)
         self._rules.took(down, up)
         if lonely and not self._utp:
             self._utp = True
             self._session.apply_settings({"enable_outgoing_utp": True})
+
+    def _ask_dht(self, of: _Joined | _Seeking, now: float, peers: int) -> None:
+        if self._rules.settings.dht and of.asking.is_due(now, peers):
+            of.handle.force_dht_announce()
 
     def _is_over(self, joined: _Joined, now: float) -> bool:
         if now < joined.seeds_until or joined.torrent.uploaded < joined.seeds_to:

@@ -186,8 +186,11 @@ class SealingPass:
         with self._lock:
             if attached := self._attached():
                 self._window[index] = {feed.number: by_number[feed.number] for feed in attached}
+            now = self._clock()
             for feed in self.feeds.values():
                 if feed.hungry:
+                    # Its store has something to do from now on, however late its thread gets to know of it.
+                    feed.hungry, feed.moved = not feed.attached, now
                     feed.changed.notify()
 
     def _attached(self) -> list[Feed]:

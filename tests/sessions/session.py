@@ -12,7 +12,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -332,7 +332,7 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = PATIEN
         time.sleep(0.002)
 
 
-def sizes_of(paths: Iterator[Path] | list[Path]) -> int:
+def sizes_of(paths: Iterable[Path]) -> int:
     """Return the bytes in files, some of which may vanish meanwhile."""
     total = 0
     for path in paths:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from annex_remote.errors import BadSetting, Cancelled, Damaged, NotEnough, Unava
 from annex_remote.torrents.addresses import parse_allowed
 from annex_remote.torrents.known import Extra
 from annex_remote.torrents.metainfo import Metainfo, from_info, parse
-from annex_remote.torrents.session import LINGER, Rules, Session
+from annex_remote.torrents.session import ASK_DHT, LINGER, Rules, Session, _Asking
 from annex_remote.torrents.urls import Magnet
 from tests.fakes import FakeClock, Run, in_thread
 from tests.servers import LibtorrentPeer, make_torrent
@@ -456,6 +458,48 @@ def test_nobody_has_the_metadata(ground: Ground) -> None:
     ):
         run.join()
     assert session._seeking == {}
+
+
+def test_the_dht_is_asked_again_when_there_is_nobody(ground: Ground) -> None:
+    """Without that libtorrent asks every quarter of an hour, and its first question may come too early."""
+    clock, wanted = FakeClock(), bytes([1] * 20)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as node:
+        node.bind(("127.0.0.1", 0))
+        node.settimeout(0.1)
+        asked: set[bytes] = set()
+
+        def listen(seconds: float) -> None:
+            """Be a node that does not answer, and note what it is asked, each question once."""
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                with suppress(TimeoutError):
+                    said = node.recv(2000)
+                    if b"9:get_peers" in said and wanted in said:
+                        asked.add(said.partition(b"1:t")[2])
+
+        session = ground.session(clock=clock, dht=True, nodes=(("127.0.0.1", node.getsockname()[1]),))
+        cancelled = threading.Event()
+        run = Run(lambda: session.metadata(Magnet(wanted, None), Extra(), timeout=600, cancelled=cancelled))
+        until(lambda: session._seeking)
+        listen(2)
+        for _ in range(2):
+            before = len(asked)
+            for _ in range(100):
+                clock.advance(ASK_DHT / 10)
+                listen(0.2)
+                if len(asked) > before:
+                    break
+            assert len(asked) > before
+        cancelled.set()
+        with pytest.raises(Cancelled):
+            run.join()
+
+
+def test_when_the_dht_is_asked() -> None:
+    asking = _Asking()
+    assert [now for now in range(100) if asking.is_due(now, peers=0)] == [5, 15, 35, 75]
+    assert not asking.is_due(1_000, peers=1)
+    assert [now for now in range(1_000, 1_020) if asking.is_due(now, peers=0)] == [1_005, 1_015]
 
 
 def test_looking_for_a_magnet_is_called_off(ground: Ground) -> None:
