@@ -39,18 +39,44 @@ PULSE = 2.0
 
 
 def url_given(what: str) -> TorrentUrl:
-    """Return the torrent that a person has named: a file, whatever it is called, or a URL; raises `BadSetting`."""
-    from annex_remote.torrents.urls import TorrentUrl, shown, torrent_url
+    """Return the torrent that a person has named: a file, whatever it is called, or a URL; raises `BadSetting`.
+
+    Behind either, ``#`` picks a file of the torrent, unless there is a file of that whole name.
+    """
+    from annex_remote.torrents.urls import TorrentUrl, read_choice, torrent_url
 
     if os.path.isfile(what):
         return TorrentUrl(what, os.path.abspath(what), None, None)
+    head, mark, fragment = what.rpartition("#")
+    while mark:
+        if os.path.isfile(head):
+            return TorrentUrl(what, os.path.abspath(head), None, read_choice(fragment))
+        head, mark, more = head.rpartition("#")
+        fragment = f"{more}#{fragment}"
     url = torrent_url(what)
     if url is None:
         raise BadSetting(
-            f"{shown(what)} is neither a file nor the URL of a torrent: give a .torrent file, an http, https or "
-            "file URL of one, or a magnet link with a BitTorrent hash (xt=urn:btih:… or urn:btmh:…)"
+            f"{_no_torrent(what)}: give a .torrent file, an http, https or file URL of one, or a magnet link "
+            "with a BitTorrent hash (xt=urn:btih:… or urn:btmh:…)"
         )
     return url
+
+
+def _no_torrent(what: str) -> str:
+    """Return in words why what a person has named is no torrent."""
+    from annex_remote.torrents.urls import shown
+
+    rest = what.removeprefix("swarm:")
+    scheme = rest.partition(":")[0].lower() if ":" in rest else ""
+    if os.path.isdir(what):
+        return f"{shown(what)} is a folder"
+    if scheme == "magnet":
+        return "this magnet has no BitTorrent hash, or several of one kind"
+    if scheme in ("http", "https", "file"):
+        return f"{shown(what)} is no URL whose path ends in .torrent"
+    if scheme or os.path.lexists(what):
+        return f"{shown(what)} is neither a file nor the URL of a torrent"
+    return f"{shown(what) or 'a file without a name'} is not there"
 
 
 def enabled_source(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from annex_remote.cli.keeping import counting, json_option, seconds
 from annex_remote.cli.sources import register, seed, url_given
 from annex_remote.cli.terminal import err, out, plainly
-from annex_remote.errors import BadSetting, SwarmError
+from annex_remote.errors import BadSetting, Cancelled, SwarmError
 from annex_remote.limits import format_size, parse_size
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def torrent() -> None:
 def show(what: str, timeout: str, listen: str, dht: str, as_json: bool) -> None:
     """Show what is in a torrent: a .torrent file, its URL, or a magnet, also with swarm: in front.
 
-    It takes no repository. Of a magnet, the metadata is fetched from peers, and nothing else is.
+    With #N behind it, only that file of it is listed. It takes no repository. Of a magnet, the metadata is fetched
+    from peers, and nothing else is.
     """
     metainfo, choice = _looked_at(what, seconds("--timeout", timeout), listen, dht)
     chosen = None if choice is None else metainfo.pick(choice)
@@ -65,12 +67,39 @@ def _looked_at(what: str, timeout: float, listen: str, dht: str) -> tuple[Metain
     url = url_given(what)
     name = shown(url.place) if url.magnet is None else printable(url.magnet.name or url.magnet.id)
     settings = read_torrent_settings({"listen": listen, "dht": dht, "transport": "foreground"})
-    with tempfile.TemporaryDirectory(prefix="swarm-") as folder, _waiting(name):
+    with _called_off() as cancelled, tempfile.TemporaryDirectory(prefix="swarm-") as folder, _waiting(name):
         source = TorrentSource(replace(settings, timeout=max(1.0, timeout)), read_allowed(None), folder)
         try:
-            return source.metainfo(url, threading.Event(), fresh=True), url.choice
+            return source.metainfo(url, cancelled, fresh=True), url.choice
         finally:
             source.close()
+
+
+@contextmanager
+def _called_off() -> Iterator[threading.Event]:
+    """Have SIGINT, SIGTERM and SIGHUP call off what is done in here, and then, all cleaned up, end this.
+
+    They raise nothing where they come: a folder that has just been made would be left behind.
+    """
+    cancelled = threading.Event()
+    heard: list[int] = []
+
+    def hear(number: int, _: object) -> None:
+        heard.append(number)
+        cancelled.set()
+
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    for each, was in before.items():
+        if was is not signal.SIG_IGN:  # nohup
+            signal.signal(each, hear)
+    try:
+        with suppress(Cancelled):
+            yield cancelled
+    finally:
+        for each, was in before.items():
+            signal.signal(each, was)
+    if heard:
+        os.kill(os.getpid(), heard[0])
 
 
 @contextmanager
@@ -150,15 +179,16 @@ def _print_about(metainfo: Metainfo, chosen: TorrentFile | None) -> None:
     if magnet is not None:
         rows.append(("magnet", magnet))
     if chosen is not None:
-        rows.append(("chosen", f"#{chosen.number}"))
+        rows.append(("chosen", f"#{chosen.number} of {_count(metainfo)}"))
     for name, text in rows:
         click.echo(f"{name:<10} {text}")
     click.echo("")
     lines = [("NUMBER", "SIZE", "PATH")]
     for file, path in zip(metainfo.files, safe_paths(metainfo.files, blanks=True), strict=True):
-        lines.append(
-            (f"#{file.number}", decimal(file.size), _both(printable("/".join(file.path)), "/".join(path)))
-        )
+        if chosen in (None, file):
+            lines.append(
+                (f"#{file.number}", decimal(file.size), _both(printable("/".join(file.path)), "/".join(path)))
+            )
     widths = [max(len(line[column]) for line in lines) for column in (0, 1)]
     for number, bytes_, path_ in lines:
         click.echo(f"{number:<{widths[0]}}  {bytes_:>{widths[1]}}  {path_}")

@@ -21,6 +21,7 @@ __all__ = [
     "TorrentUrl",
     "clean",
     "is_publishable",
+    "read_choice",
     "recorded",
     "shown",
     "torrent_url",
@@ -35,6 +36,8 @@ MAX_ADDRESS = 2_000
 """Characters of a tracker's or web seed's URL."""
 MAX_SHOWN = 200
 """Characters of a URL that are shown."""
+MAX_PATH = 4_096
+"""Characters of a path that are shown: no system takes more."""
 MAX_LISTED = 100
 """Trackers, web seeds and peers that are taken from one magnet, each."""
 TRACKER_SCHEMES = frozenset({"udp", "http", "https"})
@@ -139,7 +142,8 @@ def recorded(place: str, choice: int | None) -> str:
     return f"swarm:{text}" + (f"#{choice}" if choice is not None else "")
 
 
-def _choice(fragment: str) -> int | str | None:
+def read_choice(fragment: str) -> int | str | None:
+    """Return the number or the path of a file that stands behind ``#``, None for nothing."""
     if _NUMBER.fullmatch(fragment):
         return int(fragment)
     return unquote(fragment).strip("/") or None
@@ -155,7 +159,7 @@ def _path(url: str, rest: str) -> TorrentUrl | None:
     if _is_torrent(rest):
         return TorrentUrl(url, rest, None, None)
     end = max((found.end() for found in _FRAGMENT.finditer(rest)), default=0)
-    return TorrentUrl(url, rest[: end - 1], None, _choice(rest[end:])) if end else None
+    return TorrentUrl(url, rest[: end - 1], None, read_choice(rest[end:])) if end else None
 
 
 def _web(url: str, rest: str) -> TorrentUrl | None:
@@ -174,7 +178,7 @@ def _web(url: str, rest: str) -> TorrentUrl | None:
     elif not host or _NO_HOST.search(host):
         return None
     place, _, fragment = rest.partition("#")
-    return TorrentUrl(url, place, None, _choice(fragment))
+    return TorrentUrl(url, place, None, read_choice(fragment))
 
 
 def _magnet(url: str, rest: str) -> TorrentUrl | None:
@@ -184,7 +188,7 @@ def _magnet(url: str, rest: str) -> TorrentUrl | None:
     magnet, only = _parse(place[7:])
     if magnet is None:
         return None
-    choice = _choice(fragment)
+    choice = read_choice(fragment)
     return TorrentUrl(url, place, magnet, only if choice is None else choice)
 
 
@@ -339,9 +343,10 @@ def write_magnet(magnet: Magnet, choice: int | str | None = None) -> str:
 
 
 def shown(url: str) -> str:
-    """Return what of a URL, or a path, may be shown: no user, no query, no fragment, nothing like a passkey.
+    """Return what of a URL may be shown: no user, no query, no fragment, nothing like a passkey.
 
-    ``scheme://host/…/last-part``; of a magnet its info-hash and name; a path that is ours as it is.
+    ``scheme://host/…/last-part``; of a magnet its info-hash and name. A path of this machine has no secrets, and
+    is shown whole; what may as well be a URL without its scheme (a query, a user, a passkey) is taken for one.
     """
     ours = torrent_url(url)
     rest = url[6:] if _SWARM.match(url) else url
@@ -350,10 +355,27 @@ def shown(url: str) -> str:
         kind = "btih:" if ours.magnet.v1 is not None else "btmh:1220"
         text = f"magnet:?xt=urn:{kind}{ours.magnet.id}{name}"
     elif ours is not None and not _SCHEME.match(rest):
-        text = ours.place
+        return _whole(ours.place)
+    elif _is_local(rest):
+        return _whole(rest)
     else:
         text = _shown(rest)
+        if text.startswith("file:///"):
+            return _whole(text)
     return printable(text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…")
+
+
+def _whole(path: str) -> str:
+    """Return a path as it may be shown: the end of one is what tells it from others."""
+    path = path if len(path) <= MAX_PATH else f"{path[:MAX_PATH]}…"
+    return "".join(printable(path[at : at + MAX_SHOWN]) for at in range(0, len(path), MAX_SHOWN))
+
+
+def _is_local(text: str) -> bool:
+    """True if `text`, which is not ours, can only be meant as a path."""
+    if text.startswith(("/", "./", "../", "~")):
+        return not text.startswith("//")
+    return not (_SCHEME.match(text) or text.startswith("//") or "@" in text or "?" in text or _is_secret(text))
 
 
 def _shown(url: str) -> str:

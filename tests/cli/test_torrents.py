@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from annex_remote.torrents.bencode import encode
 from annex_remote.torrents.metainfo import parse
 from tests.servers import LibtorrentPeer, nginx_static
-from tests.sessions.session import Output, Repository, Session
+from tests.sessions.session import Output, Repository, Session, wait_for
 
 SWARM = "git-annex-remote-swarm torrent"
 TRACKER = "http://tracker.example.org/0123456789abcdef0123456789abcdef/announce"
@@ -124,13 +125,43 @@ def test_show_lets_no_name_reach_the_terminal_as_it_is(session: Session) -> None
     assert "\x1b" not in session.run(f"{SWARM} show --json {hostile(session.folder)}").out
 
 
+def test_show_lists_just_the_file_that_is_picked(session: Session) -> None:
+    (session.folder / "film").mkdir()
+    for name in ("one.bin", "two.bin", "a#3.bin"):
+        (session.folder / "film" / name).write_bytes(name.encode())
+    session.run(f"{SWARM} create film --v1")
+    (session.folder / "film.torrent").rename(session.folder / "by another name")
+    (session.folder / "film.torrent").symlink_to("by another name")
+    magnet = parse((session.folder / "film.torrent").read_bytes()).magnet()
+    for what, number, name in (
+        ("film.torrent#3", 3, "two.bin"),
+        ("by another name#2", 2, "one.bin"),
+        ("by another name#a#3.bin", 1, "a#3.bin"),
+        ("film.torrent#a#3.bin", 1, "a#3.bin"),
+        (f"file://{session.folder}/film.torrent#two.bin", 3, "two.bin"),
+        (f"{magnet}#3", 3, "two.bin"),
+    ):
+        said = session.run(f"{SWARM} show {shlex.quote(what)}")
+        assert "name       film\n" in said.out, str(said)
+        assert f"chosen     #{number} of 3 files\n" in said.out, str(said)
+        assert said.out.endswith(f"NUMBER     SIZE  PATH\n#{number}      7 bytes  {name}\n"), str(said)
+        [about] = session.run(f"{SWARM} show --json {shlex.quote(what)}").json
+        assert (about["chosen"], len(about["files"])) == (number, 3)
+
+
 MISTAKES = {
-    "nothing.torrent": "nothing.torrent",
-    "folder": "folder is neither a file nor the URL of a torrent",
-    "magnet:?dn=x": "is neither a file nor the URL of a torrent",
+    "nothing.torrent": "fetching nothing.torrent: there is no such file",
+    "nothing.torrent#3": "fetching nothing.torrent: there is no such file",
+    "'some/where/film#3'": "some/where/film#3 is not there: give a .torrent file",
+    "/no/where/film.iso": "/no/where/film.iso is not there: give a .torrent file",
+    "folder": "folder is a folder: give a .torrent file",
+    "./folder": "./folder is a folder: give a .torrent file",
+    "''": "a file without a name is not there",
+    "'magnet:?dn=x#3'": "this magnet has no BitTorrent hash, or several of one kind: give",
+    "https://me:pass@h.example/a/film#3": "https://h.example/…/film is no URL whose path ends in .torrent: give",
     "ftp://h.example/x.torrent": "is neither a file nor the URL of a torrent",
-    "text.torrent": "not a torrent file that can be used",
-    "'good.torrent#9'": "the torrent has no file #9",
+    "text.torrent": "text.torrent: not a torrent file that can be used",
+    "'good.torrent#9'": "the torrent has no file #9; it has #1 good",
     "--timeout soon good.torrent": "--timeout soon: write seconds",
     "--listen anywhere good.torrent": "listen: anywhere is not HOST:PORT",
 }
@@ -143,6 +174,21 @@ def test_show_says_what_is_wrong(session: Session) -> None:
     session.run(f"{SWARM} create good")
     for words, sentence in MISTAKES.items():
         check_refused(session.run(f"{SWARM} show {words}", fails=True), sentence)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_show_leaves_nothing_behind_when_it_is_ended(session: Session, how: signal.Signals) -> None:
+    folder = session.folder / "tmp"
+    folder.mkdir()
+    magnet = f"magnet:?xt=urn:btih:{'a' * 40}&dn=lonely"
+    command = f"{SWARM} show --listen 127.0.0.1:0 --dht no '{magnet}'"
+    showing = session.start(command, env={"TMPDIR": str(folder)})
+    wait_for(lambda: os.listdir(folder), "a folder of its own")
+    showing.send_signal(how)
+    out, err = showing.communicate(timeout=session.patience)
+    assert os.listdir(folder) == [], err
+    assert (out, showing.returncode) == ("", 130 if how is signal.SIGINT else -how)
+    assert "Traceback" not in err
 
 
 def check_refused(said: Output, sentence: str) -> None:
