@@ -96,6 +96,10 @@ class Care:
     cancelled: threading.Event = field(default_factory=threading.Event)
     sites: Sequence[Site] = ()
     """The grid's, unless these are given."""
+    torrents_of: Callable[[Sequence[str]], Mapping[str, str]] = lambda keys: {}
+    """Returns those of `keys` that torrents are recorded for, and which, in words."""
+    trusts_torrents: bool = False
+    """True if one that is recorded counts as a copy."""
 
     def __post_init__(self) -> None:
         self.sites = self.sites or self.grid.sites()
@@ -140,7 +144,14 @@ class Care:
             survey, self.ground, self.grid.roster.cipher, self.names, self.notes.damaged(), only=self.only
         )
 
-    def name_incomplete(self, census: Census) -> None:
+    def look_closer(self, census: Census) -> None:
+        """Find out what is behind objects of which too few shares are left: see below. Raises `SwarmError`."""
+        self._name_incomplete(census)
+        lost = [each for each, verdict in census if verdict.state is State.LOST and each in census.names]
+        found = self.torrents_of([census.names[each] for each in lost]) if lost else {}
+        census.torrents = {each: found[census.names[each]] for each in lost if census.names[each] in found}
+
+    def _name_incomplete(self, census: Census) -> None:
         """Read the names of objects that git-annex does not list, and of which too few shares are left.
 
         These are left over by removals, as a rule; but git-annex does not list the parts of a pushed repository

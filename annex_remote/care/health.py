@@ -26,6 +26,8 @@ class State(Enum):
 
     LOST = "lost"
     """Fewer shares are left than rebuild it."""
+    TORRENT = "torrent"
+    """No share of it is anywhere, but a torrent is recorded for its key: nobody knows if peers have it."""
     UNKNOWN = "unknown"
     """It depends on stores that could not be asked."""
     CRITICAL = "critical"

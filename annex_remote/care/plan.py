@@ -50,6 +50,8 @@ class Census:
     """Of shares that were proved."""
     unwanted: set[str] = field(default_factory=set)
     """Objects of which a share tells that their key is none of those that somebody wants."""
+    torrents: Mapping[str, str] = field(default_factory=dict)
+    """Objects whose keys torrents are recorded for, and which, in words."""
 
     def __iter__(self) -> Iterator[tuple[str, Verdict]]:
         for object_id in self.survey:
@@ -83,7 +85,13 @@ class Census:
         )
         if verdict.state is State.LOST and self.is_nameless(object_id):
             return replace(verdict, state=State.UNKNOWN)
+        if verdict.state is State.LOST and object_id in self.torrents and not self._has_anything(object_id):
+            return replace(verdict, state=State.TORRENT)
         return verdict
+
+    def _has_anything(self, object_id: str) -> bool:
+        survey = self.survey
+        return any((survey.shares(object_id), survey.strays.get(object_id), survey.staged.get(object_id)))
 
     def elsewhere(self, object_id: str) -> set[int]:
         """Return the numbers of shares that lie where only `recover` looks for them, and not where they belong."""

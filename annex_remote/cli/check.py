@@ -78,7 +78,7 @@ def check(
     unfinished = ""
     if verify:
         proofs, unfinished = verify_shares(care, census, part, deadline, most, max_cost, quiet or as_json)
-        care.name_incomplete(census)  # there may be more of these now
+        care.look_closer(census)  # there may be more of these now
     care.notes.forget_objects(
         lambda object_id: object_id in survey or bool(survey.failed) or care.only is not None
     )

@@ -41,6 +41,7 @@ _COLOURS = {
     State.DEGRADED: "yellow",
     State.CRITICAL: "red",
     State.LOST: "bold red",
+    State.TORRENT: "cyan",
     State.UNKNOWN: "magenta",
 }
 
@@ -84,10 +85,19 @@ class Tidings:
             return EXIT_LOST
         if self.states[State.CRITICAL] or self.states[State.DEGRADED]:
             return EXIT_REPAIR
-        return EXIT_UNKNOWN if self.states[State.UNKNOWN] or self.others_possible else 0
+        doubtful = self.states[State.UNKNOWN] or self.others_possible
+        doubtful = doubtful or (self.states[State.TORRENT] and not self.care.trusts_torrents)
+        return EXIT_UNKNOWN if doubtful else 0
 
 
-_ORDER = {State.LOST: 0, State.CRITICAL: 1, State.DEGRADED: 2, State.UNKNOWN: 3, State.HEALTHY: 4}
+_ORDER = {
+    State.LOST: 0,
+    State.CRITICAL: 1,
+    State.DEGRADED: 2,
+    State.UNKNOWN: 3,
+    State.TORRENT: 4,
+    State.HEALTHY: 5,
+}
 
 
 Advice = Callable[[str, Care, Census, Tidings], Iterable[str]]
@@ -153,6 +163,8 @@ def _row(census: Census, object_id: str, verdict: Verdict, name: str) -> list[Te
 
 def wrong_with(census: Census, object_id: str, verdict: Verdict) -> str:
     """Say what keeps an object from being healthy."""
+    if verdict.state is State.TORRENT:
+        return f"no share is stored; {census.torrents[object_id]}"
     sites = census.survey.sites
     known = census.damaged.get(object_id, {})
     words = [f"{sites[number].name}: {known.get(number, 'cannot be a share of it')}" for number in verdict.bad]
@@ -175,10 +187,11 @@ def wrong_with(census: Census, object_id: str, verdict: Verdict) -> str:
 def summary(care: Care, census: Census, tidings: Tidings) -> Text:
     """Return in a line how many objects do how well."""
     parts: list[tuple[str, str] | str] = []
-    for state in (State.HEALTHY, State.DEGRADED, State.CRITICAL, State.LOST, State.UNKNOWN):
+    for state in (State.HEALTHY, State.DEGRADED, State.CRITICAL, State.LOST, State.TORRENT, State.UNKNOWN):
         count = tidings.states[state]
         if count or state is State.HEALTHY:
-            parts += [", " if parts else "", (f"{count:,} {state.value}", _COLOURS[state] if count else "")]
+            word = "only in torrents" if state is State.TORRENT else state.value
+            parts += [", " if parts else "", (f"{count:,} {word}", _COLOURS[state] if count else "")]
     total = sum(tidings.states.values())
     return Text.assemble(f"{total:,} object{'' if total == 1 else 's'}: ", *parts)
 
@@ -192,6 +205,12 @@ def advice(remote: str, care: Care, census: Census, tidings: Tidings) -> Iterato
         yield (
             f"{tidings.states[State.LOST]:,} cannot be rebuilt from what is left{wanted}: look for stores "
             "that were unplugged or removed, or copy the files again from where they are"
+        )
+    if tidings.states[State.TORRENT] and not care.trusts_torrents:
+        yield (
+            f"{tidings.states[State.TORRENT]:,} can only be had as long as peers have it (torrent-trust=yes says "
+            f"that this will do). To store shares, get it, then: git -c remote.{remote}.swarm-torrents=no annex "
+            f"copy --to {remote} FILE"
         )
     repairable = sum(_can_be_repaired(care, verdict) for _, verdict in tidings.troubled)
     if repairable and not tidings.outdated:  # coding anew makes all shares

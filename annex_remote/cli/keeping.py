@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import click
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from annex_remote.annexed import is_stored_by_name, keys_in, looked_up
+from annex_remote.annexed import is_stored_by_name, keys_in, looked_up, urls_recorded
 from annex_remote.care.plan import Census
 from annex_remote.caring import Care
 from annex_remote.cli.terminal import err, opened
@@ -126,7 +126,25 @@ def cared_for(remote: str, words: Sequence[str] = (), *, limit_rate: str | None 
         care.name_all(keys)
         if words:
             care.only = set(care.names)
+        _know_torrents(care, told)
     return care, told
+
+
+def _know_torrents(care: Care, told: Consulted) -> None:
+    """Let keys of which there are no shares be those of torrents, unless these are switched off here."""
+    from annex_remote.torrenting import open_source, torrent_settings
+    from annex_remote.torrents.urls import torrent_url
+
+    settings = torrent_settings(told.config, told.git_dir, told.name)
+    if not settings.enabled:
+        return
+
+    def torrents_of(keys: Sequence[str]) -> Mapping[str, str]:
+        source = open_source(told.config, told.git_dir, told.name)
+        recorded = {key: list(filter(None, map(torrent_url, urls))) for key, urls in urls_recorded(keys).items()}
+        return {key: "; ".join(source.in_words(urls)) for key, urls in recorded.items() if urls}
+
+    care.torrents_of, care.trusts_torrents = torrents_of, settings.trust
 
 
 @contextmanager
@@ -177,5 +195,5 @@ def census_of(care: Care, quiet: bool) -> Census:
     """Ask the stores what they have, and return all objects with what is known of them."""
     with listing(quiet) as heard:
         census = care.census(care.survey(heard))
-    care.name_incomplete(census)
+    care.look_closer(census)
     return census

@@ -171,7 +171,7 @@ def test_the_names_of_what_is_incomplete_are_read_several_at_once(world: World) 
     world.broken |= {name: lambda _, name=name: together[name] for name in "de"}  # type: ignore[misc]
     care = world.care(KEYS[2:])
     census = care.census(in_thread(care.survey))
-    in_thread(lambda: care.name_incomplete(census))
+    in_thread(lambda: care.look_closer(census))
     assert census.unwanted == set(IDS[:2])
 
 
@@ -184,7 +184,7 @@ def test_a_store_that_hangs_holds_up_no_names(world: World, end: threading.Event
     care = Care(grid, FULL, ledger=Ledger(str(world.folder / "ledger")))
     care.name_all(KEYS[1:])
     census = care.census(in_thread(care.survey))
-    in_thread(lambda: care.name_incomplete(census))
+    in_thread(lambda: care.look_closer(census))
     assert census.unwanted == set()
     assert census.is_nameless(IDS[0])
     assert census.verdict(IDS[0]).state is State.UNKNOWN

@@ -13,12 +13,12 @@ from annex_remote.care.ledger import Ledger
 from annex_remote.care.plan import Census
 from annex_remote.caring import Care, Sample
 from annex_remote.cli.check import _status_json, verify_shares
-from annex_remote.cli.findings import Tidings, print_check, print_json, summary_document
+from annex_remote.cli.findings import Tidings, object_document, print_check, print_json, summary_document
 from annex_remote.cli.keeping import Deadline
 from annex_remote.errors import Unavailable
 from annex_remote.grid import Grid
 from annex_remote.model import Store
-from tests.care.test_caring import KEYS, NAMES, SIZE, World
+from tests.care.test_caring import IDS, KEYS, NAMES, SIZE, World
 from tests.fakes import Failing, in_thread
 from tests.shares.builder import FULL
 
@@ -43,7 +43,7 @@ def caring(world: World, keys: list[str] | None = None, capability: Capability =
 
 def found(care: Care) -> tuple[Tidings, Census]:
     census = in_thread(lambda: care.census(care.survey()))
-    in_thread(lambda: care.name_incomplete(census))
+    in_thread(lambda: care.look_closer(census))
     tidings = Tidings(care, "vault")
     tidings.take(census)
     return tidings, census
@@ -213,3 +213,47 @@ def test_two_of_one_number_are_one(world: World) -> None:
         world.memory[store].contents[str(built.name(0))] = built.shares[0]
     tidings, _ = found(caring(world, KEYS))
     assert tidings.states[State.LOST] == 1
+
+
+def lost(world: World, key: str, but: int = 0) -> None:
+    """Take the shares of a key from all stores but the first ones."""
+    for name, number in list(zip("abcde", range(5), strict=True))[but:]:
+        del world.memory[name].contents[str(world.built[key].name(number))]
+
+
+@pytest.mark.parametrize(("trusts", "status"), [(False, 3), (True, 0)])
+def test_what_only_a_torrent_has_is_not_lost(
+    world: World, capsys: pytest.CaptureFixture[str], trusts: bool, status: int
+) -> None:
+    lost(world, KEYS[0])
+    care = caring(world, KEYS)
+    care.torrents_of = lambda keys: {KEYS[0]: "torrent big.iso (ab12)"} if KEYS[0] in keys else {}
+    care.trusts_torrents = trusts
+    tidings, census = found(care)
+    assert tidings.exit_status == status
+    assert tidings.states == {State.HEALTHY: len(KEYS) - 1, State.TORRENT: 1}
+    said = told(capsys, tidings, census)
+    assert "no share is stored; torrent big.iso (ab12)" in said
+    assert f"{len(KEYS) - 1} healthy, 1 only in torrents" in said
+    assert ("annex copy --to vault FILE" in said) is not trusts
+    assert object_document(census, *tidings.troubled[0])["state"] == "torrent"
+
+
+def test_what_had_shares_is_lost_whatever_torrents_there_are(world: World) -> None:
+    """Shares that are too few tell that it was stored: it is not as it should be."""
+    lost(world, KEYS[0], but=2)
+    care = caring(world, KEYS)
+    care.torrents_of = lambda keys: dict.fromkeys(keys, "torrent big.iso (ab12)")
+    tidings, _ = found(care)
+    assert tidings.states[State.LOST] == 1
+    assert tidings.exit_status == 2
+
+
+def test_silent_stores_may_have_what_a_torrent_has(world: World) -> None:
+    lost(world, KEYS[0])
+    for name in "abc":
+        world.broken[name] = unplugged
+    care = caring(world, KEYS)
+    care.torrents_of = lambda keys: dict.fromkeys(keys, "torrent big.iso (ab12)")
+    _, census = found(care)
+    assert census.verdict(IDS[0]).state is State.UNKNOWN
