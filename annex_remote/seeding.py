@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 
 from annex_remote.annexed import keys_here, places_of, urls_recorded
-from annex_remote.errors import Cancelled, SwarmError
+from annex_remote.errors import BadSetting, Cancelled, SwarmError
 from annex_remote.torrents.metainfo import Metainfo
+from annex_remote.torrents.names import printable
 from annex_remote.torrents.seed import Change, Figures, Held, Plan, Serving, plan
+from annex_remote.torrents.settings import Endpoint
 from annex_remote.torrents.source import TorrentSource
 from annex_remote.torrents.urls import TorrentUrl, torrent_url
 from annex_remote.workers import workers
 
-__all__ = ["Annexed", "News", "Seeding", "what_is_annexed"]
+__all__ = ["Annexed", "News", "Seeding", "alike", "require_ports", "what_is_annexed"]
 
 LOOK_EVERY = 600.0
 """Seconds between two looks at what is here: new content comes, and some is dropped."""
@@ -48,6 +54,56 @@ def what_is_annexed() -> Annexed:
     return Annexed(held, urls)
 
 
+def require_ports(listen: Sequence[Endpoint]) -> None:
+    """Raise `BadSetting` unless it can be listened at each of these addresses and ports that this machine has.
+
+    libtorrent takes another port in silence where one is taken, and whoever forwards that one serves nobody.
+    """
+    missing = []
+    for host, port in listen:
+        try:
+            for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+                _bind(host, port, kind)
+        except OSError as error:
+            at = f"{f'[{host}]' if ':' in host else host}:{port}"
+            if error.errno == errno.EADDRINUSE:
+                raise BadSetting(
+                    f"listen: port {port} is taken, so that peers cannot be listened to at {at}: end what has it "
+                    "(another seed, a git annex get?), or choose another one with --listen ADDRESS:PORT, where "
+                    "port 0 is any that is free"
+                ) from error
+            if error.errno == errno.EACCES:
+                raise BadSetting(
+                    f"listen: port {port} is not for this user, so that peers cannot be listened to at {at}: "
+                    "choose one above 1023 with --listen ADDRESS:PORT, where port 0 is any that is free"
+                ) from error
+            missing.append(at)
+    if missing and len(missing) == len(listen):
+        raise BadSetting(
+            f"listen: none of this machine's addresses is at {', '.join(missing)}, so that no port could be "
+            "listened at: choose one with --listen ADDRESS:PORT; 0.0.0.0 and [::] are all of them"
+        )
+
+
+def _bind(host: str, port: int, kind: int) -> None:
+    """Take a port as libtorrent does, and let go of it; raises `OSError`."""
+    family = socket.AF_INET6 if ip_address(host).version == 6 else socket.AF_INET
+    with socket.socket(family, kind) as probe:
+        if family == socket.AF_INET6:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if kind == socket.SOCK_STREAM:  # what has just been closed there takes no port
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
+        if kind == socket.SOCK_STREAM:
+            probe.listen(1)
+
+
+def alike(made: Plan) -> set[str]:
+    """Return the names, as they are shown, that several of the torrents have that are to be served."""
+    names = Counter(printable(offer.metainfo.name) for offer in made.offers.values())
+    return {name for name, count in names.items() if count > 1}
+
+
 @dataclass
 class News:
     """What has happened since the last time. `unknown` and `wrong` name what is new among these, with why."""
@@ -55,6 +111,8 @@ class News:
     changes: list[Change] = field(default_factory=list)
     unknown: dict[str, str] = field(default_factory=dict)
     wrong: dict[tuple[str, str], str] = field(default_factory=dict)
+    alike: set[str] = field(default_factory=set)
+    """Names that several torrents have, or had."""
 
 
 class Seeding:
@@ -77,6 +135,7 @@ class Seeding:
         self._failed: dict[str, str] = {}
         """Why what is in a torrent could not be learned, since the last look."""
         self._told: set[object] = set()
+        self._alike: set[str] = set()
         self._queue: list[TorrentUrl] = []
         self._asking: set[str] = set()
         self._cancelled = threading.Event()
@@ -91,7 +150,7 @@ class Seeding:
 
     def step(self) -> News:
         """Do what is due, and return what happened; raises `SwarmError` if git-annex cannot be asked."""
-        news = News()
+        news = News(alike=self._alike)
         is_due = self._clock() >= self._next
         if is_due or self.stirred.is_set():
             self.stirred.clear()
@@ -102,6 +161,7 @@ class Seeding:
                     self._failed.clear()
             made = plan(self._annexed.held, self._annexed.urls, self._metainfo)
             self._ask(made)
+            self._alike |= alike(made)
             news.changes = self._serving.update(made.offers)
             with self._lock:
                 failed = dict(self._failed)

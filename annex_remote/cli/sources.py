@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -34,6 +34,8 @@ __all__ = ["register", "seed", "url_given"]
 
 STATUS_EVERY = 30.0
 """Seconds between two lines of figures."""
+SHORT = 8
+"""Digits of an info-hash that tell torrents of one name apart."""
 PULSE = 2.0
 """Seconds between two looks at how all stands."""
 
@@ -243,8 +245,9 @@ def seed(remote: str, upload_limit: str | None, listen: str | None, dry_run: boo
     if dry_run:
         _print_planned(source, remote, as_json)
         return
-    from annex_remote.seeding import Seeding
+    from annex_remote.seeding import Seeding, require_ports
 
+    require_ports(source.settings.listen)
     seeding = Seeding(source)
     try:
         with _ended_by_signals():
@@ -320,8 +323,9 @@ def _require_something(figures: Figures, seeding: Seeding, news: News, remote: s
 def _tell_start(figures: Figures, seeding: Seeding, source: TorrentSource, as_json: bool) -> None:
     port = source.session.port()
     listens = bool(source.settings.listen)
-    if listens and figures.torrents and not port:
-        raise Unavailable("no port could be listened at: is it taken, or the address none of this machine?")
+    wanted = {each for _, each in source.settings.listen}
+    if listens and figures.torrents and (not port or not wanted & {0, port}):
+        raise Unavailable("no port could be listened at, as it is set: somebody has taken it just now")
     if as_json:
         said = {"type": "started", "port": port or None, "torrents": figures.torrents, "files": figures.files}
         click.echo(json.dumps(said | {"looked_for": seeding.looked_for}))
@@ -349,7 +353,7 @@ def _tell_news(news: News, as_json: bool) -> None:
     from annex_remote.torrents.urls import shown
 
     for change in news.changes:
-        _tell_offer(change.offer, change.what, change.why, as_json)
+        _tell_offer(change.offer, change.what, change.why, news.alike, as_json)
     for place, why in news.unknown.items():
         if as_json:
             click.echo(json.dumps({"type": "unknown", "url": shown(place), "error": why}))
@@ -362,7 +366,8 @@ def _tell_news(news: News, as_json: bool) -> None:
             err.print(f"{key} is not served as {shown(url)}: {why}", markup=False)
 
 
-def _tell_offer(offer: Offer, what: str, why: str, as_json: bool) -> None:
+def _tell_offer(offer: Offer, what: str, why: str, alike: Collection[str], as_json: bool) -> None:
+    """Say what becomes of a torrent; behind a name that is in `alike` stands which one of these is meant."""
     from annex_remote.torrents.names import printable
 
     metainfo = offer.metainfo
@@ -373,7 +378,9 @@ def _tell_offer(offer: Offer, what: str, why: str, as_json: bool) -> None:
     words = _CHANGES.get(what, what) + (f": {printable(why)}" if why else "")
     if not why and what != "withdrawn" and offer.here < offer.of:
         words += f", {offer.here:,} of its {offer.of:,} files"
-    (err if why else out).print(f"{printable(metainfo.name)} {words}", markup=False)
+    name = printable(metainfo.name)
+    name += f" ({metainfo.id[:SHORT]})" if name in alike else ""
+    (err if why else out).print(f"{name} {words}", markup=False)
 
 
 def _tell_figures(figures: Figures, as_json: bool) -> None:
@@ -388,7 +395,7 @@ def _tell_figures(figures: Figures, as_json: bool) -> None:
 
 def _print_planned(source: TorrentSource, remote: str, as_json: bool) -> None:
     """Say what would be served, by what is known here."""
-    from annex_remote.seeding import News, what_is_annexed
+    from annex_remote.seeding import News, alike, what_is_annexed
     from annex_remote.torrents.seed import plan
 
     annexed = what_is_annexed()
@@ -396,6 +403,6 @@ def _print_planned(source: TorrentSource, remote: str, as_json: bool) -> None:
     if not (made.offers or made.unknown or made.wrong):
         raise _nothing(remote)
     for offer in made.offers.values():
-        _tell_offer(offer, "would_serve" if as_json else "would be served", "", as_json)
+        _tell_offer(offer, "would_serve" if as_json else "would be served", "", alike(made), as_json)
     unknown = dict.fromkeys(made.unknown, "it would be looked for")
     _tell_news(News(unknown=unknown, wrong=made.wrong), as_json)

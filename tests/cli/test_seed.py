@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -63,6 +64,9 @@ class Seeder:
         for line in self.process.stdout:
             self._lines.put(line)
 
+    def line(self) -> str:
+        return self._lines.get(timeout=WAIT)
+
     def hear(self, kind: str) -> dict[str, Any]:
         """Return the next line of a type; fails the test if there is none."""
         while True:
@@ -80,8 +84,10 @@ class Seeder:
 
 
 @contextmanager
-def seeding(laptop: Repository, options: str = "--listen 127.0.0.1:0") -> Iterator[Seeder]:
-    seeder = Seeder(laptop.start(f"{SWARM} seed vault --json {options}"))
+def seeding(
+    laptop: Repository, options: str = "--listen 127.0.0.1:0", *, json: str = "--json"
+) -> Iterator[Seeder]:
+    seeder = Seeder(laptop.start(f"{SWARM} seed vault {json} {options}"))
     try:
         yield seeder
     finally:
@@ -247,9 +253,44 @@ def test_mistakes_are_told_in_one_line(laptop: Repository) -> None:
         assert said.err.count("\n") == 1, str(said)
     registered(laptop)
     said = laptop.run(f"{SWARM} seed vault --listen 192.0.2.1:0", fails=True)
-    assert "no port could be listened at" in said.err
+    assert "none of this machine's addresses is at 192.0.2.1:0, so that no port could be listened at" in said.err
+    assert (said.status, said.out, said.err.count("\n")) == (1, "", 1)
     laptop.run("git config remote.vault.swarm-torrents no")
     assert "torrents are switched off for vault" in laptop.run(f"{SWARM} seed vault", fails=True).err
+
+
+def test_a_port_that_is_taken_is_an_error_before_anything_is_served(laptop: Repository) -> None:
+    registered(laptop)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for listen in (f"127.0.0.1:{port}", f"0.0.0.0:{port}", f"'127.0.0.1:0 127.0.0.1:{port}'"):
+            said = laptop.run(f"{SWARM} seed vault --listen {listen}", fails=True)
+            assert (said.status, said.out) == (1, ""), str(said)
+            assert f"listen: port {port} is taken, so that peers cannot be listened to at" in said.err, str(said)
+            assert "choose another one with --listen ADDRESS:PORT, where port 0 is any that is free" in said.err
+            assert said.err.count("\n") == 1, str(said)
+        laptop.run(f"git config remote.vault.swarm-listen 127.0.0.1:{port}")
+        assert f"port {port} is taken" in laptop.run(f"{SWARM} seed vault", fails=True).err
+    with seeding(laptop, "") as seeder:
+        assert seeder.hear("started")["port"] == port
+        assert f"port {port} is taken" in laptop.run(f"{SWARM} seed vault", fails=True).err
+        seeder.end()
+
+
+def test_torrents_of_one_name_are_told_apart(laptop: Repository) -> None:
+    one = parse(registered(laptop, "--v1").read_bytes())
+    assert laptop.run(f"{SWARM} seed vault --dry-run").out == "film would be served\n"
+    other = parse(registered(laptop, "--v2").read_bytes())
+    laptop.run(f"{SWARM} create film/one.bin -o ../other.torrent")
+    laptop.run(f"{SWARM} register vault ../other.torrent")
+    said = laptop.run(f"{SWARM} seed vault --dry-run").out.splitlines()
+    assert sorted(said) == sorted(
+        [*(f"film ({each.id[:8]}) would be served" for each in (one, other)), "one.bin would be served"]
+    )
+    with seeding(laptop, json="") as seeder:
+        lines = {seeder.line() for _ in range(3)}
+        seeder.end()
+    assert lines == {line.replace("would be", "is") + "\n" for line in said}
 
 
 def test_the_limit_of_this_once_holds_instead_of_those_that_are_set(laptop: Repository) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from annex_remote.errors import SwarmError, Unavailable
-from annex_remote.seeding import LOOK_EVERY, Annexed, Seeding
+from annex_remote.errors import BadSetting, SwarmError, Unavailable
+from annex_remote.seeding import LOOK_EVERY, Annexed, Seeding, require_ports
 from annex_remote.torrents import library
 from annex_remote.torrents.addresses import Allowed
 from annex_remote.torrents.create import KINDS
@@ -343,6 +344,47 @@ def test_a_look_that_fails_leaves_what_is_served_and_is_done_again_in_its_time(t
     assert seeding.step().changes == []
     assert here.looks == 2
     assert seeding.figures().torrents == 1
+
+
+@pytest.mark.parametrize(("host", "all_of_them"), [("127.0.0.1", "0.0.0.0"), ("::1", "::")])
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+def test_a_port_that_is_taken_is_not_listened_at(host: str, all_of_them: str, kind: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, kind) as taken:
+        taken.bind((host, 0))
+        if kind == socket.SOCK_STREAM:
+            taken.listen()
+        port = taken.getsockname()[1]
+        for endpoints in ([(host, port)], [(all_of_them, port)], [(host, 0), (host, port)]):
+            with pytest.raises(BadSetting, match=f"port {port} is taken"):
+                require_ports(endpoints)
+    require_ports([(host, port), (host, port), (all_of_them, port)])
+
+
+def test_an_address_of_another_machine_is_left_to_the_others() -> None:
+    require_ports([("192.0.2.1", 0), ("127.0.0.1", 0)])
+    require_ports([])
+    with pytest.raises(BadSetting, match=r"is at 192.0.2.1:0, \[2001:db8::1\]:5, so"):
+        require_ports([("192.0.2.1", 0), ("2001:db8::1", 5)])
+
+
+def test_names_that_several_torrents_have_are_known_from_then_on(torrent: Metainfo) -> None:
+    other = replace(torrent, v1=bytes(20))
+    here = world(torrent)
+    here.source.kept = {torrent.magnet(): torrent}
+    seeding = here.seeding()
+    assert seeding.step().alike == set()
+    held = [replace(each, key=f"{each.key}2") for each in here.annexed.held]
+    urls = {
+        f"{key}2": ["magnet:?xt=urn:btih:" + "0" * 40 + "#" + each.rpartition("#")[2]]
+        for key, [each] in here.annexed.urls.items()
+    }
+    here.source.kept["magnet:?xt=urn:btih:" + "0" * 40] = other
+    here.annexed = Annexed(here.annexed.held + held, here.annexed.urls | urls)
+    here.clock.advance(LOOK_EVERY)
+    assert seeding.step().alike == {torrent.name}
+    here.annexed = Annexed([], {})
+    here.clock.advance(LOOK_EVERY)
+    assert seeding.step().alike == {torrent.name}
 
 
 def test_what_is_in_a_torrent_is_looked_for_aside(torrent: Metainfo) -> None:
