@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
+import stat
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -201,16 +204,23 @@ def _both(name: str, safe: str) -> str:
 # create
 
 
+STANDARD_OUTPUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+"""What ``-o`` takes for it: a device is not to be replaced by a file."""
+
+
 @torrent.command()
 @click.argument("what", metavar="FILES...", nargs=-1, required=True)
-@click.option("-o", "--output", metavar="OUT.torrent", help="Where it goes, instead of NAME.torrent here.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="OUT.torrent",
+    help="Where it goes, instead of NAME.torrent here; - is standard output.",
+)
 @click.option("--web-seed", "web_seeds", metavar="URL", multiple=True, help="A web server that has the files.")
 @click.option("--tracker", "trackers", metavar="URL", multiple=True, help="A tracker; each is a tier of its own.")
-@click.option(
-    "--hybrid", "kind", flag_value="hybrid", default="hybrid", help="For programs of both kinds (usual)."
-)
-@click.option("--v1", "kind", flag_value="v1", help="For older programs alone.")
-@click.option("--v2", "kind", flag_value="v2", help="For newer programs alone.")
+@click.option("--hybrid", is_flag=True, help="For programs of both kinds (usual).")
+@click.option("--v1", is_flag=True, help="For older programs alone.")
+@click.option("--v2", is_flag=True, help="For newer programs alone.")
 @click.option("--piece-length", metavar="SIZE", help="16KiB to 128MiB, a power of two.")
 @click.option("--private", is_flag=True, help="Peers are to be found by the trackers alone.")
 @click.option("--name", help="What the torrent is called, instead of as the file or folder is.")
@@ -222,7 +232,9 @@ def create(
     output: str | None,
     web_seeds: tuple[str, ...],
     trackers: tuple[str, ...],
-    kind: str,
+    hybrid: bool,
+    v1: bool,
+    v2: bool,
     piece_length: str | None,
     private: bool,
     name: str | None,
@@ -233,43 +245,102 @@ def create(
 
     The same input makes the same bytes, anywhere and at any time. It takes no repository.
     """
-    from annex_remote.torrents.contents import contents_of
-    from annex_remote.torrents.create import Recipe, checked_urls
+    from annex_remote.torrents.contents import check_name, contents_of
+    from annex_remote.torrents.create import Recipe, checked_piece_length, checked_urls, web_seed_notes
     from annex_remote.torrents.create import create as hash_all
 
-    recipe = Recipe(
-        kind,
-        parse_size("--piece-length", piece_length) if piece_length is not None else None,
-        private,
-        checked_urls("--tracker", trackers),
-        checked_urls("--web-seed", web_seeds),
-    )
+    kinds = [kind for kind, wanted in (("hybrid", hybrid), ("v1", v1), ("v2", v2)) if wanted]
+    if len(kinds) > 1:
+        raise click.UsageError(f"{' and '.join(f'--{kind}' for kind in kinds)}: a torrent is of one kind")
     if private and not trackers:
-        raise BadSetting("--private without --tracker: nobody could find a peer")
-    contents = contents_of(what, name, leave_out=output)
+        raise click.UsageError("--private without --tracker: nobody could find a peer")
+    if output == "":
+        raise click.UsageError("-o is empty: it takes the file that is to be made, or -")
+    is_piped = output in STANDARD_OUTPUT
+    if is_piped and as_json:
+        raise click.UsageError("-o - and --json: only one of them can have standard output")
+    if is_piped and sys.stdout.isatty():
+        raise click.UsageError("-o - writes no torrent to a terminal: redirect standard output")
+    try:
+        length = None
+        if piece_length is not None:
+            length = checked_piece_length(parse_size("--piece-length", piece_length))
+        if name is not None:
+            check_name(name, "--name")
+        recipe = Recipe(
+            kinds[0] if kinds else "hybrid",
+            length,
+            private,
+            checked_urls("--tracker", trackers),
+            checked_urls("--web-seed", web_seeds),
+        )
+    except BadSetting as error:
+        raise click.UsageError(str(error)) from error
+    contents = contents_of(what, name, leave_out=sys.stdout.fileno() if is_piped else output)
     path = output or f"{contents.name}.torrent"
     if output is None:
         contents = contents_of(what, name, leave_out=path)
-    _check_output(path, force)
-    with counting("hashing", contents.size, as_json) as moved:
-        metainfo = hash_all(contents, recipe, moved)
-    _write(path, metainfo.document, force)
+    if not is_piped:
+        _check_output(path, force)
+    with _called_off() as cancelled, counting("hashing", contents.size, as_json) as moved:
+
+        def hashed(size: int) -> None:
+            moved(size)
+            if cancelled.is_set():
+                raise Cancelled
+
+        metainfo = hash_all(contents, recipe, hashed)
+    if is_piped:
+        _pipe(metainfo.document)
+    else:
+        _write(path, metainfo.document, force)
+    for note in web_seed_notes(metainfo):
+        err.print(f"note: {note}", markup=False)
     if as_json:
         click.echo(json.dumps({"file": path, **_about(metainfo, None)}))
         return
-    out.print(f"{path}: {_count(metainfo)}, {decimal(contents.size)}", markup=False)
-    for hash_, each in (("v1", metainfo.v1), ("v2", metainfo.v2)):
-        if each:
-            out.print(f"{hash_} {each.hex()}", markup=False)
+    lines = [f"{metainfo.title if is_piped else path}: {_count(metainfo)}, {decimal(contents.size)}"]
+    lines += [f"{kind} {each.hex()}" for kind, each in (("v1", metainfo.v1), ("v2", metainfo.v2)) if each]
     if (magnet := _magnet(metainfo, None)) is not None:
-        out.print(magnet, markup=False)
+        lines.append(magnet)
+    for line in lines:
+        (err if is_piped else out).print(line, markup=False)
 
 
 def _check_output(path: str, force: bool) -> None:
+    """Raise `BadSetting`, best before all is hashed, if the file cannot be made there."""
+    folder = os.path.dirname(path) or "."
+    try:
+        os.stat(folder)
+        there = os.lstat(path)
+    except FileNotFoundError as error:
+        if not os.path.isdir(folder):
+            raise BadSetting(f"{path} cannot be written: there is no folder {folder}") from error
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise BadSetting(f"{path} cannot be written: {os.strerror(errno.EACCES)}") from error
+        return
+    except OSError as error:  # a name that is too long, say
+        raise BadSetting(f"{path} cannot be written: {error.strerror}") from error
     if os.path.isdir(path):
         raise BadSetting(f"{path} is a folder: -o takes the file that is to be made")
-    if os.path.lexists(path) and not force:
+    if not (stat.S_ISREG(there.st_mode) or stat.S_ISLNK(there.st_mode)):
+        raise BadSetting(f"{path} is no file that could be replaced: -o - writes to standard output")
+    if not force:
         raise BadSetting(f"{path} is there already: --force replaces it, -o makes another one")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise BadSetting(f"{path} cannot be written: {os.strerror(errno.EACCES)}")
+
+
+def _pipe(document: bytes) -> None:
+    """Write to standard output; not by its buffer, which would be tried once more at the end if it is full."""
+    rest = memoryview(document)
+    try:
+        while rest:
+            rest = rest[os.write(sys.stdout.fileno(), rest) :]
+    except BrokenPipeError:  # whoever read it has enough of it
+        raise
+    except OSError as error:
+        raise SwarmError(f"standard output cannot be written: {error.strerror}") from error
 
 
 def _write(path: str, document: bytes, force: bool) -> None:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from annex_remote.errors import BadSetting
 from annex_remote.torrents.names import MAX_NAME
 
-__all__ = ["Content", "Contents", "contents_of"]
+__all__ = ["Content", "Contents", "check_name", "contents_of"]
 
 POINTER = b"/annex/objects/"
 """What a file begins with that stands for annexed content that is not here, if it is unlocked."""
 MAX_POINTER = 32_768
 """Bytes of such a file, at most: git-annex takes longer ones for content."""
+PADDING = re.compile(r"_____padding_file_|\A\.pad/[0-9]+\Z")
+"""Files without content of their own, as programs call them (BEP 47, and BitComet before it)."""
 NAMED = 5
 """Files that an error names."""
 
@@ -37,7 +40,7 @@ class Content:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a torrent is made of: `files` in the order of their paths' bytes, whatever order they were found in."""
+    """What a torrent is made of: `files` in the order of a file tree (BEP 52): by the bytes of names."""
 
     name: str
     files: tuple[Content, ...]
@@ -48,17 +51,18 @@ class Contents:
         return sum(file.size for file in self.files)
 
 
-def contents_of(given: Sequence[str], name: str | None = None, *, leave_out: str | None = None) -> Contents:
+def contents_of(given: Sequence[str], name: str | None = None, *, leave_out: str | int | None = None) -> Contents:
     """Return what `given`, files and folders, make as a torrent called `name`.
 
     One file or one folder gives the torrent its name; several, each under its own name, stand in a folder that is
-    called as the one they are in. ``.git`` is left out of folders, as is the file `leave_out`.
+    called as the one they are in. ``.git`` is left out of folders, as is the file `leave_out`: a path, or the
+    descriptor of an open file.
 
     Raises `BadSetting` for what is not there, cannot be read, is neither file nor folder, or has a name that other
     systems do not take; also if a link leads to a folder, or nowhere. Annexed files whose content is not here are
     named together.
     """
-    search = _Search(os.path.realpath(leave_out) if leave_out is not None else None)
+    search = _Search(_test_for(leave_out))
     whole = given[0] if len(given) == 1 else None
     own = {each: os.path.basename(os.path.abspath(each)) for each in given}
     if whole is not None and os.path.isdir(whole):
@@ -67,12 +71,16 @@ def contents_of(given: Sequence[str], name: str | None = None, *, leave_out: str
         for each in given:
             search.anything(each, (own[each],))
     search.complain()
-    title = name or (own[whole] if whole is not None else _common(given))
-    if not title:
-        raise BadSetting("what the torrent is to be called does not go by its files: say it with --name")
-    _check_name(title, title)
+    title = name
+    if title is None:
+        title = own[whole] if whole is not None else _common(given)
+        if not title:
+            raise BadSetting("what the torrent is to be called does not go by its files: say it with --name")
+    check_name(title, title)
     is_single = whole is not None and not os.path.isdir(whole)
     files = sorted(search.found, key=lambda file: [os.fsencode(part) for part in file.path])
+    if is_single and not files:
+        raise BadSetting(f"{whole} is where the torrent goes: it cannot be what is in it")
     if is_single:
         files = [Content((title,), file.place, file.size) for file in files]
     if not sum(file.size for file in files):
@@ -86,10 +94,22 @@ def _common(given: Sequence[str]) -> str:
     return os.path.basename(folders.pop()) if len(folders) == 1 else ""
 
 
+def _test_for(leave_out: str | int | None) -> Callable[[str, os.stat_result], bool]:
+    """Return what tells whether a file, by its path and its state, is the one to be left out."""
+    if isinstance(leave_out, int):
+        opened = os.fstat(leave_out)
+        return lambda _, about: os.path.samestat(about, opened)
+    if leave_out is None:
+        return lambda *_: False
+    # A link there is replaced, and not what it leads to.
+    folder, name = os.path.realpath(os.path.dirname(leave_out)), os.path.basename(leave_out)
+    return lambda place, _: os.path.basename(place) == name and os.path.realpath(os.path.dirname(place)) == folder
+
+
 class _Search:
-    def __init__(self, leave_out: str | None) -> None:
+    def __init__(self, is_left_out: Callable[[str, os.stat_result], bool]) -> None:
         self.found: list[Content] = []
-        self._leave_out = leave_out
+        self._is_left_out = is_left_out
         self._missing: list[str] = []
         self._paths: dict[Path, str] = {}
 
@@ -103,7 +123,7 @@ class _Search:
                 if entry.name == ".git":
                     continue
                 if entry.is_dir(follow_symlinks=False):
-                    _check_name(entry.name, entry.path)
+                    check_name(entry.name, entry.path)
                     folders.append((entry.path, below))
                 else:
                     self._file(entry.path, below)
@@ -114,7 +134,7 @@ class _Search:
             raise BadSetting(f"{self._paths[path]} and {place} would have the same name in the torrent")
         self._paths[path] = place
         if os.path.isdir(place):
-            _check_name(path[-1], place)
+            check_name(path[-1], place)
             self.folder(place, path)
         else:
             self._file(place, path)
@@ -127,22 +147,23 @@ class _Search:
             return
         except OSError as error:  # a loop of links, a folder that may not be entered
             raise BadSetting(f"{place}: {error.strerror}") from error
-        _check_name(path[-1], place)
+        check_name(path[-1], place)
         if stat.S_ISDIR(about.st_mode):
             raise BadSetting(f"{place} is a link to a folder, and those are not followed: name the folder itself")
         if not stat.S_ISREG(about.st_mode):
             raise BadSetting(f"{place} is {_kind(about.st_mode)}: a torrent has files only")
-        real = os.path.realpath(place)
-        if real == self._leave_out:
+        if self._is_left_out(place, about):
             return
+        if PADDING.search("/".join(path)):
+            raise BadSetting(f"{place}: programs take a file of this name for padding: rename it")
         if _is_pointer(place, about.st_size):
             self._missing.append(place)
             return
-        self.found.append(Content(path, real, about.st_size))
+        self.found.append(Content(path, os.path.realpath(place), about.st_size))
 
     def _note_dead(self, place: str, error: OSError) -> None:
         if not os.path.islink(place):
-            raise BadSetting(f"{place} is not there") from error
+            raise BadSetting(f"{place or 'a file without a name'} is not there") from error
         target = os.readlink(place)
         if "annex/objects/" not in target:
             raise BadSetting(f"{place} is a link that leads nowhere: {target}") from error
@@ -179,12 +200,14 @@ def _is_pointer(place: str, size: int) -> bool:
         raise BadSetting(f"{place}: {error.strerror}") from error
 
 
-def _check_name(name: str, place: str) -> None:
+def check_name(name: str, place: str) -> None:
     """Raise `BadSetting` for what is no name in a torrent, or not the same one to all programs and systems."""
     try:
         length = len(name.encode())
     except UnicodeEncodeError as error:
         raise BadSetting(f"{place}: a name in a torrent is UTF-8, and this one is not: rename it") from error
+    if not name:
+        raise BadSetting(f"{place}: a file or folder needs a name")
     if name in (".", "..") or "/" in name or length > MAX_NAME:
         raise BadSetting(f"{place}: {name} cannot be the name of a file or folder")
     if "\\" in name or any(unicodedata.category(character) == "Cc" for character in name):

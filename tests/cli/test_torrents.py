@@ -279,20 +279,8 @@ def test_create_says_what_is_wrong(session: Session) -> None:
     (session.folder / "film").mkdir()
     (session.folder / "film" / "one.bin").write_bytes(b"x")
     for words, sentence in (
-        ("film --private", "--private without --tracker"),
-        ("film --piece-length 100000", "--piece-length 100KB: a piece has 16KiB to 128MiB"),
-        ("film --piece-length some", "--piece-length=some is not a number of bytes"),
-        (
-            "film --web-seed ftp://h.example/",
-            "--web-seed ftp://h.example: this is no URL that begins with one of http",
-        ),
-        (
-            "film --tracker wss://h.example/",
-            "--tracker wss://h.example: this is no URL that begins with one of http",
-        ),
         ("film -o film", "film is a folder: -o takes the file that is to be made"),
-        ("film -o no/where.torrent", "no/where.torrent cannot be written: No such file or directory"),
-        ("film --name a/b", "a/b cannot be the name of a file or folder"),
+        ("film -o no/where.torrent", "no/where.torrent cannot be written: there is no folder no"),
         ("gone", "gone is not there"),
         ("film/one.bin film/one.bin", "would have the same name in the torrent"),
     ):

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from annex_remote.errors import BadSetting, Unavailable
-from annex_remote.torrents.contents import Contents, contents_of
+from annex_remote.torrents.contents import Content, Contents, contents_of
 from annex_remote.torrents.create import KINDS, Recipe, checked_urls, create, usual_piece_length
 from annex_remote.torrents.metainfo import MAX_PIECES, Metainfo, parse
 
@@ -127,6 +127,22 @@ def test_git_and_the_torrent_itself_are_left_out(tmp_path: Path) -> None:
     assert {"/".join(file.path) for file in found.files} == {*SIZES, "sub/.gitignore"}
 
 
+def test_only_what_is_replaced_is_left_out_and_not_what_it_leads_to(tmp_path: Path) -> None:
+    folder = tree(tmp_path / "folder")
+    (folder / "out.torrent").symlink_to("a.bin")
+    (folder / "also a").symlink_to("a.bin")
+    (tmp_path / "other").symlink_to("folder")
+    for output in (folder / "out.torrent", tmp_path / "other" / "out.torrent"):
+        found = contents_of([str(folder)], leave_out=str(output))
+        assert {"/".join(file.path) for file in found.files} == {*SIZES, "also a"}
+    opened = os.open(folder / "exact", os.O_RDONLY)
+    found = contents_of([str(folder)], leave_out=opened)
+    os.close(opened)
+    assert {"/".join(file.path) for file in found.files} == {*SIZES, "also a", "out.torrent"} - {"exact"}
+    with pytest.raises(BadSetting, match="is where the torrent goes: it cannot be what is in it"):
+        contents_of([str(folder / "a.bin")], leave_out=str(folder / "a.bin"))
+
+
 def test_several_stand_under_their_own_names_in_a_folder_called_as_theirs(tmp_path: Path) -> None:
     folder = tree(tmp_path / "folder")
     tree(tmp_path / "other", {"a.bin": 1, "c": 1})
@@ -172,6 +188,10 @@ def test_what_cannot_be_in_a_torrent_is_named(tmp_path: Path) -> None:
     for name in ("back\\slash", "new\nline"):
         (folder / name).write_bytes(b"x")
         refused("is another one to whoever gets the torrent: rename it")
+        (folder / name).unlink()
+    for name in ("_____padding_file_0_if you see this", ".pad/16384"):
+        tree(folder, {name: 5})
+        refused("programs take a file of this name for padding")
         (folder / name).unlink()
     raw = os.fsencode(folder) + b"/bild-\xfc.jpg"
     Path(os.fsdecode(raw)).write_bytes(b"x")
@@ -230,6 +250,51 @@ def test_a_file_that_changes_meanwhile_is_no_torrent(tmp_path: Path) -> None:
     os.truncate(path, 10)
     with pytest.raises(Unavailable, match=r"could not be hashed: .*: .*a\.bin was changed meanwhile"):
         create(contents, Recipe(piece_length=PIECE), lambda _: None)
+
+
+def test_a_file_that_has_grown_since_it_was_looked_at_is_no_torrent(tmp_path: Path) -> None:
+    tree(tmp_path)
+    contents = contents_of([str(tmp_path / "a.bin")])
+    with (tmp_path / "a.bin").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(Unavailable, match=r"a\.bin was changed"):
+        made(contents)
+
+
+def refused_before_it_is_hashed(contents: Contents, sentence: str, **recipe: object) -> None:
+    with pytest.raises(BadSetting, match=sentence):
+        create(contents, Recipe(**recipe), lambda _: pytest.fail("it was hashed"))  # type: ignore[arg-type]
+
+
+def of_sizes(place: Path, sizes: list[int]) -> Contents:
+    files = tuple(Content((f"{number:06}",), str(place), size) for number, size in enumerate(sizes))
+    return Contents("many", files, is_single=False)
+
+
+def test_a_torrent_that_would_not_be_read_is_not_hashed(tmp_path: Path) -> None:
+    tree(tmp_path)
+    place = tmp_path / "a.bin"
+    for kind, pieces in (("v1", MAX_PIECES), ("v2", MAX_PIECES), ("hybrid", (64 << 20) // 52)):
+        too_large = of_sizes(place, [(16 << 10) * pieces, 1])
+        refused_before_it_is_hashed(
+            too_large,
+            f"would have {pieces + 1:,} pieces of 16KiB, which is too many: --piece-length takes",
+            kind=kind,
+            piece_length=16 << 10,
+        )
+    refused_before_it_is_hashed(of_sizes(place, [1] * 100_001), "100,001 files: 100,000 is the most", kind="v1")
+    refused_before_it_is_hashed(
+        of_sizes(place, [1] * 60_000),
+        "120,000 files, padding counted, which --v1 does without: 100,000 is the most",
+    )
+    deep = Contents("deep", (Content(("d",) * 97, str(place), 1),), is_single=False)
+    refused_before_it_is_hashed(deep, "is in too many folders for --hybrid: --v1 takes it")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_deep_folders_come_in(tmp_path: Path, kind: str) -> None:
+    tree(tmp_path / "folder", {"d/" * 95 + "x": 10})
+    assert len(made(contents_of([str(tmp_path / "folder")]), kind=kind).files[0].path) == 96
 
 
 @pytest.mark.parametrize("kind", KINDS)
