@@ -156,7 +156,7 @@ _WORDS = {
     "already": "has it as a source already",
     "failed": "could not be registered",
     "empty": "empty, and needs no source",
-    "no_match": "no match",
+    "no_match": "not found",
     "unproved": "cannot be proved",
 }
 
@@ -178,6 +178,7 @@ def _tell(outcome: Outcome, dry_run: bool, as_json: bool) -> None:
             "keys": [one.key for one in match.candidates],
             "files": files,
             "unproved": match.unproved,
+            "of_its_size": sum(len(one.files) for one in match.of_its_size),
             "error": "; ".join(outcome.errors) or match.why or None,
         }
         click.echo(json.dumps(said))
@@ -186,9 +187,9 @@ def _tell(outcome: Outcome, dry_run: bool, as_json: bool) -> None:
     if match.unproved:
         words += f", but for {match.unproved:,} bytes at its edges, which cannot be proved without its neighbours"
     if outcome.errors or match.why:
-        words += f": {'; '.join(outcome.errors) or match.why}"
+        words += f": {printable('; '.join(outcome.errors) or match.why)}"
     elif files:
-        words += f": {files[0]}" + (f" and {len(files) - 1:,} more" if len(files) > 1 else "")
+        words += f": {printable(files[0])}" + (f" and {len(files) - 1:,} more" if len(files) > 1 else "")
     out.print(f"#{match.file.number} {printable(name)}: {words}", markup=False)
 
 
@@ -206,8 +207,17 @@ def _sum_up(registration: Registration, outcomes: list[Outcome], dry_run: bool, 
         return
     here = counts["registered"] + counts["already"]
     whole = len(outcomes) - counts["empty"]
-    done = "would have" if dry_run else "have"
-    out.print(f"{printable(metainfo.name)}: {here:,} of {whole:,} files {done} it as a source", markup=False)
+    done = "would have" if dry_run else "has" if whole == 1 else "have"
+    out.print(
+        f"{printable(metainfo.name)}: {here:,} of {_many(whole, 'file')} {done} it as a source", markup=False
+    )
+    if not here and whole:
+        err.print(
+            f"None of the torrent's files was found, so that nothing {'would be' if dry_run else 'was'} recorded. "
+            "Only annexed files whose content is here are looked at: git annex get brings it, and git annex add "
+            "takes in what is not annexed yet.",
+            markup=False,
+        )
     if counts["registered"] and not dry_run:
         remote = registration.remote
         err.print(

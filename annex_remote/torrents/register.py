@@ -7,8 +7,8 @@ that is not here, the bytes at the edge stay unproved, and are counted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from itertools import islice, product
 from math import prod
@@ -16,7 +16,7 @@ from math import prod
 from annex_remote.errors import SwarmError
 from annex_remote.torrents.merkle import BLOCK, data_root, layer_root
 from annex_remote.torrents.metainfo import Metainfo, TorrentFile
-from annex_remote.torrents.names import safe_paths
+from annex_remote.torrents.names import printable, safe_paths
 
 __all__ = ["Candidate", "Fate", "Match", "Read", "match"]
 
@@ -54,7 +54,7 @@ class Fate(Enum):
 class Match:
     """What was found out about one file. `candidates` are all that have its content, under different keys.
 
-    `unproved` counts its bytes at edges whose neighbours are not here.
+    `unproved` counts its bytes at edges whose neighbours are not here. `of_its_size` are all that could have been.
     """
 
     file: TorrentFile
@@ -62,6 +62,7 @@ class Match:
     candidates: tuple[Candidate, ...] = ()
     unproved: int = 0
     why: str = ""
+    of_its_size: tuple[Candidate, ...] = ()
 
 
 @dataclass
@@ -70,7 +71,7 @@ class _File:
 
     file: TorrentFile
     options: list[Candidate]
-    were_any: bool
+    of_its_size: tuple[Candidate, ...]
     inner: range
     """Pieces that have bytes of no other file."""
     proved: set[int] = field(default_factory=set)
@@ -88,6 +89,15 @@ def match(metainfo: Metainfo, candidates: Iterable[Candidate], read: Read) -> li
     for candidate in candidates:
         by_size.setdefault(candidate.size, []).append(candidate)
     named = _named(metainfo, by_size)
+    unread: dict[str, str] = {}
+
+    def reading(candidate: Candidate, offset: int, size: int) -> bytes:
+        try:
+            return read(candidate, offset, size)
+        except SwarmError as error:
+            unread[candidate.key] = str(error)
+            raise
+
     found: dict[int, Match] = {}
     files = []
     for file in metainfo.files:
@@ -96,12 +106,12 @@ def match(metainfo: Metainfo, candidates: Iterable[Candidate], read: Read) -> li
         if not file.size:
             found[file.number] = Match(file, Fate.EMPTY)
         elif file.root is not None:
-            found[file.number] = _by_root(metainfo, file, options, read)
+            found[file.number] = _by_root(metainfo, file, options, reading)
         else:
-            files.append(_File(file, options, bool(options), _inner(metainfo, file)))
-    _by_pieces(metainfo, files, named, read)
+            files.append(_File(file, options, tuple(options), _inner(metainfo, file)))
+    _by_pieces(metainfo, files, named, reading)
     found |= {each.file.number: _judged(metainfo, each) for each in files}
-    return [found[file.number] for file in metainfo.files]
+    return [_with_why(found[file.number], unread) for file in metainfo.files]
 
 
 def _named(metainfo: Metainfo, by_size: dict[int, list[Candidate]]) -> dict[int, list[Candidate]]:
@@ -144,7 +154,7 @@ def _by_root(metainfo: Metainfo, file: TorrentFile, options: Sequence[Candidate]
             continue  # it is not here any more
     if good:
         return Match(file, Fate.PROVED, tuple(good))
-    return Match(file, Fate.ABSENT, why=_absent(file, bool(options)))
+    return Match(file, Fate.ABSENT, of_its_size=tuple(options))
 
 
 def _has_root(metainfo: Metainfo, file: TorrentFile, option: Candidate, read: Read) -> bool:
@@ -257,15 +267,35 @@ def _judged(metainfo: Metainfo, each: _File) -> Match:
     file = each.file
     if each.quarrel:
         why = f"the piece that it shares with {each.quarrel} does not prove: one of the two is another version"
-        return Match(file, Fate.UNPROVED, why=why)
+        return Match(file, Fate.UNPROVED, why=why, of_its_size=each.of_its_size)
     if not each.options:
-        return Match(file, Fate.ABSENT, why=_absent(file, each.were_any))
+        return Match(file, Fate.ABSENT, of_its_size=each.of_its_size)
     unproved = sum(_share(metainfo, file, piece)[1] for piece in metainfo.span(file) if piece not in each.proved)
     if unproved == file.size:
-        why = "all its pieces have bytes of neighbours, and with what is here none of them can be proved"
-        return Match(file, Fate.UNPROVED, why=why)
+        why = (
+            f"{_has_size(each.options)}, but all its pieces are shared with neighbours that are not here, or are "
+            "others: nothing proves it"
+        )
+        return Match(file, Fate.UNPROVED, why=why, of_its_size=each.of_its_size)
     return Match(file, Fate.PROVED, tuple(each.options), unproved)
 
 
-def _absent(file: TorrentFile, were_any: bool) -> str:
-    return "what has its size is something else" if were_any else f"nothing of {file.size:,} bytes is here"
+def _with_why(found: Match, unread: Mapping[str, str]) -> Match:
+    """Return what was found about a file, with why nothing was. `unread` says by keys what could not be read."""
+    if found.fate is not Fate.ABSENT:
+        return found
+    lost = [one for one in found.of_its_size if one.key in unread]
+    others = [one for one in found.of_its_size if one.key not in unread]
+    whys = []
+    if others:
+        whys.append(f"{_has_size(others)}, but other content: the hashes differ")
+    if lost:
+        whys.append(f"{_has_size(lost)}, but could not be read: {unread[lost[0].key]}")
+    return replace(found, why="; ".join(whys) or f"no annexed file that is here has its {found.file.size:,} bytes")
+
+
+def _has_size(candidates: Sequence[Candidate]) -> str:
+    names = [printable(name) for one in candidates for name in one.files or (one.key,)]
+    if len(names) == 1:
+        return f"{names[0]} has its size"
+    return f"{len(names):,} annexed files have its size ({names[0]}, …)"

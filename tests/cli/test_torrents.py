@@ -360,6 +360,41 @@ def test_register_takes_what_is_proved_and_below_the_folder(laptop: Repository) 
     assert states["two.bin"] == "no_match"
 
 
+def test_register_says_of_each_file_why_it_is_not_found(laptop: Repository) -> None:
+    torrent = made(laptop, "--v1")
+    laptop.run("git rm --quiet -r film")
+    laptop.add(**{"other/a.bin": 300_001, "other/b.bin": 300_001, "small": 100})
+    words = (
+        "2 annexed files have its size (other/a.bin, …), but other content: the hashes differ",
+        "small has its size, but all its pieces are shared with neighbours that are not here, or are others: "
+        "nothing proves it",
+        "no annexed file that is here has its 200,002 bytes",
+    )
+    for options, recorded in (("", "was recorded"), ("--dry-run", "would be recorded")):
+        said = laptop.run(f"{SWARM} register vault {torrent} {options}", fails=True)
+        assert said.status == 1
+        have = "would have" if options else "have"
+        assert said.out.splitlines() == [
+            f"#1 one.bin: not found: {words[0]}",
+            f"#2 small.txt: cannot be proved: {words[1]}",
+            f"#3 two.bin: not found: {words[2]}",
+            f"film: 0 of 3 files {have} it as a source",
+        ]
+        assert f"None of the torrent's files was found, so that nothing {recorded}." in said.err
+        assert said.err.count("\n") == 1
+    *files, summary = laptop.run(f"{SWARM} register vault {torrent} --json", fails=True).json
+    assert tuple(line["error"] for line in files) == words
+    assert [line["of_its_size"] for line in files] == [2, 1, 0]
+    assert [line["state"] for line in files] == ["no_match", "unproved", "no_match"]
+    assert (summary["no_match"], summary["unproved"], summary["exit_status"]) == (2, 1, 1)
+    laptop.run("git annex drop --quiet --force small")
+    said = laptop.run(f"{SWARM} register vault '{torrent}#2'", fails=True)
+    assert said.out == (
+        "#2 small.txt: not found: no annexed file that is here has its 100 bytes\n"
+        "film: 0 of 1 file has it as a source\n"
+    )
+
+
 def urls_of_none(repository: Repository, file: str) -> bool:
     return "vault" not in repository.run(f"git annex whereis {file}").out
 

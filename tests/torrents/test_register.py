@@ -130,9 +130,15 @@ def test_a_v1_file_without_a_piece_of_its_own_is_proved_by_its_neighbours_alone(
     metainfo = torrent_of(tmp_path, FILES, "v1")
     alone = Annex.of({"3 small.txt": FILES["3 small.txt"]}).match(metainfo)["3 small.txt"]
     assert (alone.fate, alone.candidates) == (Fate.UNPROVED, ())
-    assert alone.why == "all its pieces have bytes of neighbours, and with what is here none of them can be proved"
+    assert alone.why == (
+        "3 small.txt has its size, but all its pieces are shared with neighbours that are not here, or are "
+        "others: nothing proves it"
+    )
     nothing = Annex().match(metainfo)["3 small.txt"]
-    assert (nothing.fate, nothing.why) == (Fate.ABSENT, "nothing of 1,000 bytes is here")
+    assert (nothing.fate, nothing.why) == (
+        Fate.ABSENT,
+        "no annexed file that is here has its 1,000 bytes",
+    )
     assert Annex.of(FILES).match(metainfo)["3 small.txt"].fate is Fate.PROVED
 
 
@@ -180,6 +186,33 @@ def test_something_else_of_the_same_size_costs_one_piece(tmp_path: Path) -> None
         annex = Annex.of({f"other {number}": noise(f"{number}", 40 * PIECE) for number in range(5)})
         assert fates(annex.match(metainfo)) == {"big.bin": Fate.ABSENT}
         assert annex.read_bytes == 5 * PIECE
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_why_nothing_is_found_is_said_of_each_file(tmp_path: Path, kind: str) -> None:
+    name = "4 second.bin"
+    metainfo = torrent_of(tmp_path, FILES, kind)
+    annex = Annex.of({"a\x1b[2J.bin": noise("1", 2 * PIECE)})
+    found = annex.match(metainfo)[name]
+    assert (found.fate, found.why) == (
+        Fate.ABSENT,
+        "a\ufffd[2J.bin has its size, but other content: the hashes differ",
+    )
+    assert [one.key for one in found.of_its_size] == ["KEY--a\x1b[2J.bin"]
+    annex = Annex.of({"b": noise("1", 2 * PIECE), "c": noise("2", 2 * PIECE), "d": noise("3", 2 * PIECE)})
+    annex.names["KEY--c"] = ("c", "c too")
+    found = annex.match(metainfo)[name]
+    assert found.why == "4 annexed files have its size (b, …), but other content: the hashes differ"
+    annex.gone = {"KEY--d"}
+    found = annex.match(metainfo)[name]
+    assert found.why == (
+        "3 annexed files have its size (b, …), but other content: the hashes differ; "
+        "d has its size, but could not be read: it was dropped"
+    )
+    assert len(found.of_its_size) == 3
+    annex = Annex.of({"b": noise("1", 1)})
+    found = annex.match(metainfo)[name]
+    assert (found.why, found.of_its_size) == (f"no annexed file that is here has its {2 * PIECE:,} bytes", ())
 
 
 def test_likely_names_come_first(tmp_path: Path) -> None:
