@@ -138,6 +138,15 @@ def _check_bounds(contents: Contents, recipe: Recipe, length: int) -> None:
     if entries > MAX_FILES:
         pads = ", padding counted, which --v1 does without" if entries > len(sizes) else ""
         raise BadSetting(f"{contents.name} would have {entries:,} files{pads}: {MAX_FILES:,} is the most")
+    if (
+        recipe.kind == "v2"
+        and not contents.is_single
+        and [file.path for file in contents.files] == [(contents.name,)]
+    ):
+        raise BadSetting(
+            f"a folder {contents.name} with one file of the same name is that file alone in a v2 torrent: name "
+            "the file, or make it --hybrid"
+        )
     deepest = max(contents.files, key=lambda file: len(file.path))
     if recipe.kind != "v1" and len(deepest.path) + 4 > MAX_DEPTH:  # the document, info, the tree; the file's own
         raise BadSetting(f"{deepest.place} is in too many folders for --{recipe.kind}: --v1 takes it")
@@ -295,11 +304,6 @@ def _check(metainfo: Metainfo, contents: Contents, recipe: Recipe) -> None:
     """Raise `SwarmError` if the torrent is not of these files."""
     meant = [(file.path, file.size) for file in contents.files]
     made = [(file.path, file.size) for file in metainfo.files]
-    if recipe.kind == "v2" and metainfo.is_single != contents.is_single:
-        raise BadSetting(
-            f"a folder {contents.name} with one file of the same name is that file alone in a v2 torrent: name "
-            "the file, or make it --hybrid"
-        )
     if (metainfo.name, made, metainfo.is_single) != (contents.name, meant, contents.is_single):
         raise SwarmError(f"another torrent was made of {contents.name} than was meant")
     if metainfo.private != recipe.private or metainfo.web_seeds != recipe.web_seeds:

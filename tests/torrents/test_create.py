@@ -225,8 +225,7 @@ def test_a_folder_with_a_file_of_its_name_is_no_v2_torrent(tmp_path: Path) -> No
     contents = contents_of([str(tmp_path / "same")])
     assert not made(contents, kind="hybrid").is_single
     assert not made(contents, kind="v1").is_single
-    with pytest.raises(BadSetting, match="is that file alone in a v2 torrent"):
-        made(contents, kind="v2")
+    refused_before_it_is_hashed(contents, "is that file alone in a v2 torrent", kind="v2")
 
 
 @pytest.mark.parametrize("length", [0, 8 << 10, 100_000, 256 << 20])
