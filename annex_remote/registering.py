@@ -47,6 +47,8 @@ class Registration:
     metainfo: Metainfo
     place: str | None
     candidates: list[Candidate] = field(default_factory=list)
+    among: str = "that is here"
+    """Which annexed files are looked at, in words."""
     heard: Callable[[int], None] = lambda _: None
     """Told how many bytes have been read since the last time."""
 
@@ -54,6 +56,8 @@ class Registration:
         """Find candidates below `folder`, None for the whole work tree; raises `SwarmError`."""
         if folder is not None and not os.path.lexists(folder):
             raise BadSetting(f"{folder} is not there")
+        if folder is not None:
+            self.among = f"that is here below {folder}" if os.path.isdir(folder) else f"called {folder}"
         names: dict[str, list[str]] = {}
         for key, file in files_below(folder):
             names.setdefault(key, []).append(file)
@@ -73,7 +77,7 @@ class Registration:
 
     def prove(self) -> list[Outcome]:
         """Return what of the torrent is here, and which of its URLs are not recorded yet."""
-        outcomes = [Outcome(each) for each in match(self.metainfo, self.candidates, self._read)]
+        outcomes = [Outcome(each) for each in match(self.metainfo, self.candidates, self._read, self.among)]
         keys = {one.key for outcome in outcomes for one in outcome.match.candidates}
         known = urls_recorded(keys) if keys else {}
         there = {key for key, _ in files_below(None, self.remote)} if keys else set()
@@ -112,6 +116,11 @@ class Registration:
             urls.append(SCHEME + self.metainfo.magnet(choice))
         if not urls:
             raise BadSetting("a private torrent cannot be had by its magnet: give its .torrent file, or its URL")
+        if any(torrent_url(url) is None for url in urls):
+            raise BadSetting(
+                "of a private torrent, the path of its file is recorded, and that is known for one by its ending: "
+                "give it a name that ends in .torrent"
+            )
         return urls
 
     def _is_among(self, url: str, had: Iterable[TorrentUrl]) -> bool:

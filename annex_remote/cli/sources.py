@@ -55,7 +55,7 @@ def url_given(what: str) -> TorrentUrl:
             return TorrentUrl(what, os.path.abspath(head), None, read_choice(fragment))
         head, mark, more = head.rpartition("#")
         fragment = f"{more}#{fragment}"
-    url = torrent_url(what)
+    url = None if os.path.isdir(what) else torrent_url(what)
     if url is None:
         raise BadSetting(
             f"{_no_torrent(what)}: give a .torrent file, an http, https or file URL of one, or a magnet link "

@@ -83,8 +83,10 @@ class _File:
         return bool(self.proved) or any(option in named for option in self.options)
 
 
-def match(metainfo: Metainfo, candidates: Iterable[Candidate], read: Read) -> list[Match]:
-    """Return for each file of a torrent what of `candidates` has its content."""
+def match(
+    metainfo: Metainfo, candidates: Iterable[Candidate], read: Read, among: str = "that is here"
+) -> list[Match]:
+    """Return for each file of a torrent what of `candidates` has its content; `among` says which these are."""
     by_size: dict[int, list[Candidate]] = {}
     for candidate in candidates:
         by_size.setdefault(candidate.size, []).append(candidate)
@@ -111,7 +113,7 @@ def match(metainfo: Metainfo, candidates: Iterable[Candidate], read: Read) -> li
             files.append(_File(file, options, tuple(options), _inner(metainfo, file)))
     _by_pieces(metainfo, files, named, reading)
     found |= {each.file.number: _judged(metainfo, each) for each in files}
-    return [_with_why(found[file.number], unread) for file in metainfo.files]
+    return [_with_why(found[file.number], unread, among) for file in metainfo.files]
 
 
 def _named(metainfo: Metainfo, by_size: dict[int, list[Candidate]]) -> dict[int, list[Candidate]]:
@@ -280,7 +282,7 @@ def _judged(metainfo: Metainfo, each: _File) -> Match:
     return Match(file, Fate.PROVED, tuple(each.options), unproved)
 
 
-def _with_why(found: Match, unread: Mapping[str, str]) -> Match:
+def _with_why(found: Match, unread: Mapping[str, str], among: str) -> Match:
     """Return what was found about a file, with why nothing was. `unread` says by keys what could not be read."""
     if found.fate is not Fate.ABSENT:
         return found
@@ -291,7 +293,9 @@ def _with_why(found: Match, unread: Mapping[str, str]) -> Match:
         whys.append(f"{_has_size(others)}, but other content: the hashes differ")
     if lost:
         whys.append(f"{_has_size(lost)}, but could not be read: {unread[lost[0].key]}")
-    return replace(found, why="; ".join(whys) or f"no annexed file that is here has its {found.file.size:,} bytes")
+    return replace(
+        found, why="; ".join(whys) or f"no annexed file {printable(among)} has its {found.file.size:,} bytes"
+    )
 
 
 def _has_size(candidates: Sequence[Candidate]) -> str:

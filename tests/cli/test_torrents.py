@@ -156,6 +156,7 @@ MISTAKES = {
     "/no/where/film.iso": "/no/where/film.iso is not there: give a .torrent file",
     "folder": "folder is a folder: give a .torrent file",
     "./folder": "./folder is a folder: give a .torrent file",
+    "folder.torrent": "folder.torrent is a folder: give a .torrent file",
     "''": "a file without a name is not there",
     "'magnet:?dn=x#3'": "this magnet has no BitTorrent hash, or several of one kind: give",
     "https://me:pass@h.example/a/film#3": "https://h.example/…/film is no URL whose path ends in .torrent: give",
@@ -169,6 +170,7 @@ MISTAKES = {
 
 def test_show_says_what_is_wrong(session: Session) -> None:
     (session.folder / "folder").mkdir()
+    (session.folder / "folder.torrent").mkdir()
     (session.folder / "text.torrent").write_text("hello")
     (session.folder / "good").write_bytes(b"x")
     session.run(f"{SWARM} create good")
@@ -347,6 +349,10 @@ def test_register_takes_what_is_proved_and_below_the_folder(laptop: Repository) 
     laptop.run("git mv film/two.bin two.bin")
     states, _ = register(laptop, f"{torrent} film", fails=True)
     assert states["two.bin"] == "no_match"
+    said = laptop.run(f"{SWARM} register vault {torrent} film", fails=True)
+    assert "two.bin: not found: no annexed file that is here below film has its 200,002 bytes\n" in said.out
+    said = laptop.run(f"{SWARM} register vault {torrent} film/small.txt", fails=True)
+    assert "two.bin: not found: no annexed file called film/small.txt has its 200,002 bytes\n" in said.out
     states, _ = register(laptop, f"{torrent} two.bin", fails=True)
     assert states == {"one.bin": "no_match", "two.bin": "registered", "small.txt": "no_match"}
     [two] = [
@@ -423,6 +429,10 @@ def test_register_records_a_private_torrent_by_the_path_of_its_file(laptop: Repo
     torrent = made(laptop, f"--private --tracker {TRACKER}", to="'../the film.torrent'")
     register(laptop, shlex.quote(str(torrent)))
     assert urls_of(laptop, "film/small.txt") == {f"swarm:file://{laptop.session.folder}/the%20film%2Etorrent#3"}
+    torrent.rename(laptop.session.folder / "the film")
+    said = laptop.run(f"{SWARM} register vault '../the film'", fails=True)
+    check_refused(said, "give it a name that ends in .torrent")
+    check_refused(laptop.run(f"{SWARM} register vault '../the film#3'", fails=True), "ends in .torrent")
 
 
 def test_register_says_what_is_wrong(laptop: Repository) -> None:
