@@ -13,13 +13,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from annex_remote.cli.sources import _tell_start
+from annex_remote.errors import Unavailable
 from annex_remote.limits import parse_limit
 from annex_remote.torrenting import open_source
 from annex_remote.torrents.metainfo import Metainfo, parse
+from annex_remote.torrents.seed import Figures
+from annex_remote.torrents.settings import read_torrent_settings
 from tests.fakes import WAIT
 from tests.servers import Aria2, LibtorrentPeer, Peer, ToldTracker, Transmission
 from tests.sessions.session import Repository, Session, wait_for
@@ -275,6 +280,17 @@ def test_a_port_that_is_taken_is_an_error_before_anything_is_served(laptop: Repo
         assert seeder.hear("started")["port"] == port
         assert f"port {port} is taken" in laptop.run(f"{SWARM} seed vault", fails=True).err
         seeder.end()
+
+
+@pytest.mark.parametrize(("port", "listen"), [(5001, "127.0.0.1:5000"), (0, "127.0.0.1:5000"), (0, "127.0.0.1:0")])
+def test_a_port_that_is_taken_meanwhile_is_an_error_too(port: int, listen: str) -> None:
+    settings = read_torrent_settings({"listen": listen})
+    source = SimpleNamespace(session=SimpleNamespace(port=lambda: port), settings=settings)
+    seeding = SimpleNamespace(looked_for=0)
+    with pytest.raises(Unavailable, match="somebody has taken it just now"):
+        _tell_start(Figures(1, 1, 0, 0, 0), seeding, source, as_json=True)  # type: ignore[arg-type]
+    source.session.port = lambda: 5000
+    _tell_start(Figures(1, 1, 0, 0, 0), seeding, source, as_json=True)  # type: ignore[arg-type]
 
 
 def test_torrents_of_one_name_are_told_apart(laptop: Repository) -> None:
