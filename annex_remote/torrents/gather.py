@@ -111,7 +111,7 @@ class Gathering:
         changed: threading.Condition,
         clock: Clock = time.monotonic,
     ) -> None:
-        self._path = path
+        self.path = path
         self._timeout = timeout
         self._mix = mix
         self._progress = progress
@@ -146,6 +146,8 @@ class Gathering:
         self.is_spoiled = False
         """True if bytes of one that turned out to be of something else are, or were."""
         self._over = False
+        self.is_whole = False
+        """True if the key is here, wherever it came from."""
 
     # What others say.
 
@@ -228,7 +230,7 @@ class Gathering:
                 return False
             if self.is_hopeless:
                 raise NotEnough("; ".join(self.failures) or "no torrent has it")
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             part = self._parts[0]
             self._position = _proved(part, descriptor, self._progress)
@@ -443,10 +445,10 @@ class Gathering:
             self._began = self._clock()
             self._planned = 0.0
 
-    def end(self) -> list[Part]:
-        """Return all that were added; none is taken in any more."""
+    def end(self, *, whole: bool = False) -> list[Part]:
+        """Return all that were added; none is taken in any more. `whole`: the key is here."""
         with self._changed:
-            self._over = True
+            self._over, self.is_whole = True, whole
             for part in self._joined:
                 part.torrent.want(self, {})
             return list(self._joined)

@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
 from annex_remote.errors import BadSetting, Damaged
 from annex_remote.torrents.addresses import Allowed
-from annex_remote.torrents.metainfo import Metainfo
+from annex_remote.torrents.metainfo import Metainfo, parse
 from annex_remote.torrents.settings import Endpoint, TorrentSettings
 from annex_remote.torrents.urls import Magnet
 
@@ -29,7 +29,9 @@ __all__ = [
     "resume_data_of",
     "settings_pack",
     "start_session",
+    "take_in",
     "torrent_params",
+    "with_layers",
 ]
 
 _PAD, _EXECUTABLE, _LINK = 1, 4, 8
@@ -37,6 +39,9 @@ _PAD, _EXECUTABLE, _LINK = 1, 4, 8
 
 _WANTED = 4
 """The priority that libtorrent gives what nothing is said of."""
+
+MOST_PROVED = 1 << 30
+"""Bytes that are looked at before a torrent is gone on with, at most."""
 
 REQUESTS = 8
 """Blocks of 16 KiB that are asked of a peer at one time in the background.
@@ -262,6 +267,76 @@ def all_that_is_there() -> Any:
 def resume_data_of(params: Any) -> bytes:
     """Return what a save_resume_data_alert brought, to be kept."""
     return bytes(libtorrent().write_resume_data_buf(params))
+
+
+def with_layers(params: Any, metainfo: Metainfo) -> Metainfo | None:
+    """Return `metainfo` with the v2 piece layers that came from peers; None as long as there are too few.
+
+    `params` are what a save_resume_data_alert brought.
+    """
+    lt = libtorrent()
+    try:
+        entry = lt.write_torrent_file(params, lt.write_flags.allow_missing_piece_layer)
+        found = parse(lt.bencode({b"info": lt.bdecode(metainfo.document)[b"info"]} | _layers_in(entry)))
+    except (RuntimeError, Damaged):
+        return None
+    return found if found.has_layers and found.id == metainfo.id else None
+
+
+def _layers_in(entry: dict[bytes, Any]) -> dict[bytes, Any]:
+    return {key: entry[key] for key in (b"piece layers",) if key in entry}
+
+
+def take_in(params: Any, metainfo: Metainfo, folder: str) -> None:
+    """Add to what is there the pieces that are in the files in `folder`, and prove, though nobody noted them.
+
+    They are what came last to a process that was killed. Without the v2 layers nothing can be proved here.
+    """
+    there = list(params.have_pieces)
+    if not metainfo.has_layers or not there:
+        return
+    there += [False] * (metainfo.pieces - len(there))
+    unfinished = dict(params.unfinished_pieces)
+    left = MOST_PROVED
+    for piece in _written(params.ti, metainfo.piece_length, folder):
+        if there[piece] or left <= 0:
+            continue
+        left -= metainfo.piece_length
+        if metainfo.proves(piece, _in_files(params.ti, folder, piece, metainfo.piece_size(piece))):
+            there[piece] = True
+            unfinished.pop(piece, None)
+    params.have_pieces, params.unfinished_pieces = there, unfinished
+
+
+def _written(info: Any, piece_length: int, folder: str) -> Iterator[int]:
+    """Yield the pieces of which anything was ever written to the files in `folder`; some more than once."""
+    layout = info.layout()
+    for index in range(layout.num_files()):
+        with suppress(OSError), open(os.path.join(folder, _file_name(index)), "rb", buffering=0) as file:
+            begin, size = layout.file_offset(index), layout.file_size(index)
+            data = 0
+            while data < size:
+                data = os.lseek(file.fileno(), data, os.SEEK_DATA)  # fails behind the last
+                hole = min(os.lseek(file.fileno(), data, os.SEEK_HOLE), size)
+                yield from range((begin + data) // piece_length, -(-(begin + hole) // piece_length))
+                data = hole
+
+
+def _in_files(info: Any, folder: str, piece: int, size: int) -> bytes:
+    """Return the bytes of a piece as far as they are in the files in `folder`."""
+    layout = info.layout()
+    parts = []
+    for part in info.map_block(piece, 0, size):
+        if layout.file_flags(part.file_index) & _PAD:
+            parts.append(bytes(part.size))
+            continue
+        try:
+            with open(os.path.join(folder, _file_name(part.file_index)), "rb") as file:
+                file.seek(part.offset)
+                parts.append(file.read(part.size))
+        except OSError:
+            break
+    return b"".join(parts)
 
 
 def _resumed(metainfo: Metainfo, kept: bytes | None) -> Any:

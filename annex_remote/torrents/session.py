@@ -44,7 +44,7 @@ LOOK = 0.5
 LONELY = 10.0
 """Seconds without any peer after which µTP is tried as well, where TCP is preferred."""
 
-ASK_DHT = 5.0
+ASK_DHT = 1.0
 """Seconds without any peer after which the DHT is asked once more, and twice as many each time: libtorrent does so
 every quarter of an hour, and whoever asks just when it starts may find nobody yet.
 """
@@ -76,6 +76,8 @@ class Rules:
     up: Rate = lambda: None
     took: Callable[[int, int], None] = lambda down, up: None
     """Is told now and then how many bytes went down and up since it was told last."""
+    learned: Callable[[Metainfo], None] = lambda metainfo: None
+    """Gets the metainfo of a magnet once more when the v2 piece layers are known as well."""
 
 
 @dataclass(frozen=True)
@@ -99,10 +101,14 @@ class _Joined:
     users: int = 1
     idle: float = 0.0
     unsaved: bool = False
+    to_save: bool = False
+    """True if it is to be noted what is there as soon as all of it is on the disk."""
     saving: int = 0
     """How often what is to be noted was asked for and has not come."""
-    flushing: int = 0
-    """How often it waits for what is there to be on the disk."""
+    flushing: bool = False
+    """True while what has come is being written to the disk."""
+    unwritten: bool = False
+    """True if something has come since that began last."""
     saved: float = 0.0
     seeds_until: float = 0.0
     seeds_to: float = 0.0
@@ -352,6 +358,8 @@ class Session:
     ) -> Any:
         params = library.torrent_params(metainfo, folder.resume_data() if folder is not None else None)
         library.dress(params, metainfo, folder.path if folder is not None else None, in_place)
+        if folder is not None:
+            library.take_in(params, metainfo, folder.path)
         params.trackers = list(extra.trackers)
         params.tracker_tiers = list(range(len(params.trackers)))
         params.url_seeds = list(extra.web_seeds)
@@ -427,6 +435,7 @@ class Session:
                 for alert in alerts:
                     _safely(partial(self._take, alert))
                 now = self._clock()
+                _safely(self._flush_all)
                 if now - self._looked >= LOOK:
                     _safely(partial(self._look, now))
                     _safely(self._keep_rates)
@@ -457,7 +466,7 @@ class Session:
 
     def _piece_finished(self, joined: _Joined, alert: Any) -> None:
         joined.torrent.finished(alert.piece_index)
-        joined.unsaved = True
+        joined.unsaved = joined.unwritten = True
 
     def _checked(self, joined: _Joined, alert: Any) -> None:
         joined.torrent.checked()
@@ -482,13 +491,15 @@ class Session:
         joined.torrent.failed(f"{joined.torrent.metainfo.title}: {alert.error.message()}")
 
     def _flushed(self, joined: _Joined, alert: Any) -> None:
-        if joined.flushing:
-            joined.flushing -= 1
+        joined.flushing = False
+        if joined.to_save and not self._flush(joined):
+            joined.to_save = False
             joined.handle.save_resume_data(library.all_that_is_there())
 
     def _saved(self, joined: _Joined, alert: Any) -> None:
         params = alert.params
         data = library.resume_data_of(params)
+        self._learn(joined.torrent, params)
         if joined.folder is not None:
             joined.folder.keep(data)
         joined.saving, joined.saved = joined.saving - 1, self._clock()
@@ -502,6 +513,14 @@ class Session:
             joined.handle = self._session.add_torrent(params)
             self._of_handle[joined.handle] = joined
             joined.torrent.begun_anew()
+
+    def _learn(self, torrent: Torrent, params: Any) -> None:
+        """Take in the hashes of pieces that peers told: without them nothing could be proved the next time."""
+        if not torrent.metainfo.has_layers and not torrent.has_failed:
+            complete = library.with_layers(params, torrent.metainfo)
+            if complete is not None:
+                torrent.metainfo = complete
+                self._rules.learned(complete)
 
     def _not_saved(self, joined: _Joined, alert: Any) -> None:
         joined.saving -= 1
@@ -575,9 +594,21 @@ class Session:
         return now - joined.idle > LINGER
 
     def _save(self, joined: _Joined) -> None:
-        if joined.folder is not None and joined.unsaved:
-            joined.unsaved, joined.saving, joined.flushing = False, joined.saving + 1, joined.flushing + 1
-            joined.handle.flush_cache()  # what is not on the disk is not noted
+        if joined.folder is not None and joined.unsaved and not joined.to_save:
+            joined.unsaved, joined.to_save, joined.saving = False, True, joined.saving + 1
+            joined.unwritten = True
+            self._flush(joined)  # what is not on the disk is not noted
+
+    def _flush_all(self) -> None:
+        for joined in self._joined.values():
+            self._flush(joined)
+
+    def _flush(self, joined: _Joined) -> bool:
+        """Have what has come written, to where a kill does not take it back; True if that is under way."""
+        if joined.unwritten and not joined.flushing and joined.folder is not None:
+            joined.unwritten, joined.flushing = False, True
+            joined.handle.flush_cache()
+        return joined.flushing
 
     def _remove(self, joined: _Joined) -> None:
         torrent = joined.torrent

@@ -65,7 +65,16 @@ class TorrentSource:
         self._allowed = allowed
         self._cache = cache or Cache()
         self._session = Session(
-            folder, Rules(settings, allowed, is_in_background(settings.transport), down, up, took)
+            folder,
+            Rules(
+                settings,
+                allowed,
+                is_in_background(settings.transport),
+                down,
+                up,
+                took,
+                learned=self._cache.keep,
+            ),
         )
 
     @property
@@ -172,7 +181,7 @@ class TorrentSource:
 
     def finish(self, gathering: Gathering, *, done: bool) -> None:
         """Want nothing of the torrents any more; they are shared for a while if the settings say so."""
-        for part in gathering.end():
+        for part in gathering.end(whole=done):
             self._session.leave(part.torrent, part.span if done else None)
 
     def _join(self, url: TorrentUrl, gathering: Gathering, size: int | None, cancelled: threading.Event) -> None:
@@ -187,14 +196,18 @@ class TorrentSource:
                 part = Part(Torrent(metainfo, self._session.changed, time.monotonic), file)
             else:
                 extra = self._extra(url, metainfo)
-                part = Part(self._session.join(metainfo, extra, wanted=metainfo.span(file)), file)
+                wanted = metainfo.span(file)
+                with suppress(OSError):  # what is in git-annex's file already is most likely right
+                    there = min(os.path.getsize(gathering.path), file.size)
+                    wanted = range((file.offset + there) // metainfo.piece_length, wanted.stop)
+                part = Part(self._session.join(metainfo, extra, wanted=wanted), file)
         except SwarmError as error:
             gathering.cannot(str(error))
         except Exception as error:  # noqa: BLE001 - told where it is waited for
             gathering.cannot(f"internal error: {type(error).__name__}: {error}")
         else:
             if not gathering.add(part):
-                self._session.leave(part.torrent, ())
+                self._session.leave(part.torrent, part.span if gathering.is_whole else ())
 
     def _extra(self, url: TorrentUrl, metainfo: Metainfo) -> Extra:
         trackers = [tracker for tier in metainfo.trackers for tracker in tier]

@@ -273,11 +273,11 @@ def test_a_torrent_is_no_copy(shared: Shared, laptop: Repository, peer: Libtorre
     assert "git -c remote.vault.swarm-torrents=no annex copy --to vault FILE" in said
     laptop.run("git annex fsck song")
     for command in ("check vault", "status vault", "repair vault", "check vault song"):
-        said = laptop.attempt(f"git-annex-remote-swarm {command}")
-        assert said.status == 3, said
-        assert "0 healthy, 1 only in torrents" in said.plain
-        assert "git -c remote.vault.swarm-torrents=no annex copy --to vault FILE" in said.plain
-    assert "no share is stored; torrent an album" in said.plain
+        told = laptop.attempt(f"git-annex-remote-swarm {command}")
+        assert told.status == 3, told
+        assert "0 healthy, 1 only in torrents" in told.plain
+        assert "git -c remote.vault.swarm-torrents=no annex copy --to vault FILE" in told.plain
+    assert "no share is stored; torrent an album" in told.plain
 
     laptop.run("git config remote.vault.swarm-torrent-trust yes")
     assert "0 healthy, 1 only in torrents" in laptop.run("git-annex-remote-swarm check vault")

@@ -266,6 +266,55 @@ def test_it_goes_on_after_a_process_was_killed(ground: Ground, seeder: Libtorren
     assert uploaded(seeder, shared) - given < 40 * PIECE - 10 * PIECE
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("padded", [False, True])
+def test_what_was_written_and_not_noted_is_there(
+    ground: Ground, seeder: LibtorrentPeer, kind: Kind, padded: bool
+) -> None:
+    """As a kill leaves it: what came last is in the files, and the notes do not tell of it."""
+    size = 20 * PIECE - 100
+    shared = ground.share({"a": 100, "b": size} if padded else {"": size}, kind)
+    file = shared.file("b" if padded else "")
+    content = shared.files["b" if padded else ""]
+    pieces = list(shared.metainfo.span(file))
+    first = ground.session()
+    torrent = first.join(shared.metainfo, Extra(peers=tuple(seed(seeder, shared))), wanted=pieces[:5])
+    has_all(first, torrent, pieces[:5])
+    first.leave(torrent, None)
+    first.close()
+    [there] = [path for path in (ground.work / shared.metainfo.id).glob("f*") if path.stat().st_size > 100]
+    offset = pieces[0] * PIECE - file.offset
+    with there.open("r+b") as out:
+        for number in (6, 7, 9, len(pieces) - 1):
+            start = offset + number * PIECE
+            out.seek(start)
+            out.write(content[start : start + PIECE])
+        out.seek(offset + 7 * PIECE + 100)
+        out.write(b"damage")
+    second = ground.session()
+    again = second.join(shared.metainfo)
+    until(lambda: again.is_checked)
+    has = {number for number, piece in enumerate(pieces) if again.has(piece)}
+    assert has - set(range(6)) == {6, 9, len(pieces) - 1}
+    assert has >= set(range(5))
+    second.leave(again, None)
+
+
+def test_the_hashes_of_pieces_are_learned_from_peers(ground: Ground, seeder: LibtorrentPeer) -> None:
+    """A magnet brings none: without them what is there could not be proved the next time."""
+    shared = ground.share({"a": 5 * PIECE, "b": 3 * PIECE}, "v2")
+    learned: list[Metainfo] = []
+    session = ground.session(rules=Rules(SETTINGS, HERE, learned=learned.append))
+    bare = from_info(info_of(shared.metainfo.document), Magnet(None, shared.metainfo.v2))
+    assert not bare.has_layers
+    torrent = session.join(bare, Extra(peers=tuple(seed(seeder, shared))), wanted=range(8))
+    until(lambda: learned)
+    assert learned == [torrent.metainfo]
+    assert torrent.metainfo.has_layers
+    assert torrent.metainfo.proves(1, shared.files["a"][PIECE : 2 * PIECE])
+    session.leave(torrent, None)
+
+
 @pytest.mark.parametrize("kind", ["v1", "v2"])
 def test_what_was_damaged_meanwhile_is_fetched_again(ground: Ground, seeder: LibtorrentPeer, kind: Kind) -> None:
     shared = ground.share({"": 40 * PIECE}, kind)
@@ -497,9 +546,9 @@ def test_the_dht_is_asked_again_when_there_is_nobody(ground: Ground) -> None:
 
 def test_when_the_dht_is_asked() -> None:
     asking = _Asking()
-    assert [now for now in range(100) if asking.is_due(now, peers=0)] == [5, 15, 35, 75]
+    assert [now for now in range(100) if asking.is_due(now, peers=0)] == [1, 3, 7, 15, 31, 63]
     assert not asking.is_due(1_000, peers=1)
-    assert [now for now in range(1_000, 1_020) if asking.is_due(now, peers=0)] == [1_005, 1_015]
+    assert [now for now in range(1_000, 1_020) if asking.is_due(now, peers=0)] == [1_001, 1_003, 1_007, 1_015]
 
 
 def test_looking_for_a_magnet_is_called_off(ground: Ground) -> None:

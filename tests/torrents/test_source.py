@@ -19,13 +19,14 @@ from annex_remote.protocol.handler import UrlContents
 from annex_remote.torrents.addresses import Allowed
 from annex_remote.torrents.bencode import decode_with_spans, encode
 from annex_remote.torrents.cache import Cache
+from annex_remote.torrents.known import Extra
 from annex_remote.torrents.metainfo import parse
 from annex_remote.torrents.settings import TorrentSettings
 from annex_remote.torrents.source import TorrentSource, is_in_background
 from annex_remote.torrents.urls import TorrentUrl, torrent_url
 from tests.fakes import Run, in_thread
 from tests.servers import LibtorrentPeer, ToldTracker, magnet_of, make_torrent, nginx_static
-from tests.torrents.grounds import HERE, PIECE, SETTINGS, Ground, Shared, until
+from tests.torrents.grounds import HERE, PIECE, SETTINGS, Ground, Shared, endpoint, has_all, until
 from tests.torrents.swarm import KINDS
 
 ALBUM = {"a.bin": 5 * PIECE // 2, "b/b c.bin": 3 * PIECE + 1000, "empty": 0}
@@ -324,8 +325,9 @@ def test_a_fetch_is_called_off(ground: Ground, source: TorrentSource) -> None:
     assert all(not joined.users for joined in source.session._joined.values())
 
 
+@pytest.mark.parametrize("whole", [False, True])
 def test_a_torrent_that_comes_too_late_is_left(
-    ground: Ground, source: TorrentSource, seeder: LibtorrentPeer
+    ground: Ground, source: TorrentSource, seeder: LibtorrentPeer, whole: bool
 ) -> None:
     shared, late = ground.share({"": 5 * PIECE}), ground.share({"": 5 * PIECE})
     for each in (shared, late):
@@ -334,10 +336,16 @@ def test_a_torrent_that_comes_too_late_is_left(
         [url_of(shared)], str(ground.folder / "got"), None, mix=True, progress=lambda _: None, cancelled=NEVER
     )
     until(lambda: gathering.parts)
-    source.finish(gathering, done=False)
+    source.finish(gathering, done=whole)
+    peers = Extra(peers=(endpoint(seeder.address),))
+    begun = source.session.join(late.metainfo, peers, wanted=range(2))
+    has_all(source.session, begun, range(2))
+    source.session.leave(begun, ())
     gathering.expect(1)
     in_thread(lambda: source._join(magnet_url(late, seeder), gathering, None, NEVER))
     assert all(not joined.users for joined in source.session._joined.values())
+    source.close()
+    assert [path.name for path in ground.work.iterdir()] == ([] if whole else [late.metainfo.id])
 
 
 def test_a_private_torrent_asks_its_own_trackers_alone(
