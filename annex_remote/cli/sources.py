@@ -9,8 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -22,6 +21,7 @@ from annex_remote.cli.terminal import EXIT_TROUBLE, dry_run_option, err, out, pl
 from annex_remote.consult import Consulted, consult
 from annex_remote.errors import BadSetting, SwarmError, Unavailable
 from annex_remote.limits import Limit, parse_limit
+from annex_remote.workers import workers
 
 if TYPE_CHECKING:
     from annex_remote.registering import Outcome, Registration
@@ -36,6 +36,8 @@ STATUS_EVERY = 30.0
 """Seconds between two lines of figures."""
 SHORT = 8
 """Digits of an info-hash that tell torrents of one name apart."""
+END = 2.0
+"""Seconds that what is being done may take to its end."""
 PULSE = 2.0
 """Seconds between two looks at how all stands."""
 
@@ -260,8 +262,7 @@ def seed(remote: str, upload_limit: str | None, listen: str | None, dry_run: boo
     require_ports(source.settings.listen)
     seeding = Seeding(source)
     try:
-        with _ended_by_signals():
-            _serve(seeding, source, remote, as_json)
+        _until_a_signal(lambda ended: _serve(seeding, source, remote, as_json, ended), seeding.stirred)
     finally:
         seeding.close()
         source.close()
@@ -272,30 +273,53 @@ def seed(remote: str, upload_limit: str | None, listen: str | None, dry_run: boo
         out.print(f"ended: {decimal(figures.given)} given", markup=False)
 
 
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Take SIGINT, SIGTERM and SIGHUP for the end of what is done in here, and for nothing from there on."""
+def _until_a_signal(work: Callable[[threading.Event], None], stirred: threading.Event) -> None:
+    """Have something done until SIGINT, SIGTERM or SIGHUP comes: then an event says so, and `stirred` is set.
+
+    It is done on another thread, and what it raises is raised here. So no signal breaks into it: an exception out
+    of nowhere, while a lock is being taken, would leave that locked for ever.
+    """
     heard = [signal.SIGINT, signal.SIGTERM]
     heard += [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else []  # nohup
+    wake, wakeup = os.pipe()
+    os.set_blocking(wakeup, False)
+    errors: list[BaseException] = []
+    ended, over = threading.Event(), threading.Event()
+
+    def run() -> None:
+        try:
+            work(ended)
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            errors.append(error)
+        finally:
+            over.set()
+            os.write(wakeup, b"\0")
+
+    signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
     for each in heard:
-        signal.signal(each, signal.default_int_handler)
-    try:
-        yield
-    except KeyboardInterrupt:
-        for each in heard:
-            signal.signal(each, signal.SIG_IGN)
+        signal.signal(each, lambda *_: None)  # only so that its number is written
+    workers.start(run)
+    while os.read(wake, 1)[0] not in (0, *heard):
+        pass  # a signal that somebody else handles
+    ended.set()
+    stirred.set()
+    over.wait(END)
+    if errors:
+        raise errors[0]
 
 
-def _serve(seeding: Seeding, source: TorrentSource, remote: str, as_json: bool) -> None:
+def _serve(seeding: Seeding, source: TorrentSource, remote: str, as_json: bool, ended: threading.Event) -> None:
     from annex_remote.seeding import News
 
     began = False
     due = time.monotonic() + STATUS_EVERY
     before: Figures | None = None
-    while True:
+    while not ended.is_set():
         try:
             news = seeding.step()
         except SwarmError as error:
+            if ended.is_set():
+                return  # git-annex had the signal too
             if not began:
                 raise
             err.print(f"what is here could not be looked at, and will be in a while: {error}", markup=False)
