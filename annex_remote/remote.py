@@ -236,12 +236,22 @@ class SwarmRemote:
         return "".join(f"; {each} waits for: git-annex-remote-swarm login {name} {each}" for each in waiting)
 
     def retrieve(self, job: Job, key: str, path: str) -> None:
+        from annex_remote.errors import NotEnough
         from annex_remote.transfer.sites import Notes
 
         notes = Notes()
         urls = self._torrents_of(job, key) if key not in self._distrusted else ()
         if not urls:
-            self._download_again(job, key, path, notes)
+            try:
+                self._download_again(job, key, path, notes)
+            except NotEnough as error:
+                if not self._recorded(job, key) or self.torrents().settings.enabled:
+                    raise
+                name = self._name or "REMOTE"
+                raise NotEnough(
+                    f"{error}; a torrent is recorded for it, and torrents are switched off here (torrents=no): "
+                    f"git -c remote.{name}.swarm-torrents=yes annex get FILE"
+                ) from error
         elif not self._fetch_from_both(job, key, path, urls, notes):
             return
         if self._settings is not None and self._settings.repair_on_read and self._is_to_repair(job, key, notes):
@@ -286,6 +296,7 @@ class SwarmRemote:
             mix=content_is_fixed(key),
             progress=_Progress(job, size),
             cancelled=stop,
+            tell=job.info,
         )
         shares = {"rewritten": False, "missing": False}
 
@@ -571,10 +582,15 @@ class SwarmRemote:
 
     def _torrents_of(self, job: Job, key: str) -> Sequence[TorrentUrl]:
         """Return the torrents that are recorded for a key; none where they are switched off."""
+        urls = self._recorded(job, key)
+        return urls if urls and self.torrents().settings.enabled else ()
+
+    @staticmethod
+    def _recorded(job: Job, key: str) -> Sequence[TorrentUrl]:
         from annex_remote.torrents.urls import torrent_url
 
         urls = {(url.place, url.choice): url for url in map(torrent_url, job.get_urls(key)) if url is not None}
-        return list(urls.values()) if urls and self.torrents().settings.enabled else ()
+        return list(urls.values())
 
     def _keep_magnets(self, job: Job, key: str, urls: Sequence[TorrentUrl]) -> None:
         """Record magnets beside .torrent files, which may vanish from the web."""
@@ -597,7 +613,7 @@ class SwarmRemote:
                 "git-annex encrypts what it keeps in this remote, and asks for it under other names, so it cannot "
                 "get torrents from it; a remote with encryption=none can: shares are encrypted all the same"
             )
-        return self.torrents().check_url(parsed, job.cancelled)
+        return self.torrents().check_url(parsed, job.cancelled, job.info)
 
 
 def _place(site: Site) -> str:

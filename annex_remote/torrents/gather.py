@@ -37,6 +37,15 @@ STILL = 2.0
 AHEAD = 32 << 20
 """Bytes that are read back from the disk before it is their turn."""
 
+AGAIN = 10.0
+"""Seconds without a byte, if there were none for long just before, when another key of the torrent was wanted."""
+
+SILENCE = 10.0
+"""Seconds without a byte, after which the user is told what is waited for."""
+
+MOST_NAMED = 3
+"""Torrents, and reasons, that one message names."""
+
 Clock = Callable[[], float]
 
 
@@ -46,6 +55,8 @@ class Part:
 
     torrent: Torrent
     file: TorrentFile
+    is_doubtful: bool = False
+    """True if nothing came of the torrent for as long as may be, just before."""
 
     @property
     def metainfo(self) -> Metainfo:
@@ -110,6 +121,7 @@ class Gathering:
         cancelled: threading.Event,
         changed: threading.Condition,
         clock: Clock = time.monotonic,
+        tell: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.path = path
         self._timeout = timeout
@@ -118,6 +130,8 @@ class Gathering:
         self._cancelled = cancelled
         self._changed = changed
         self._clock = clock
+        self._tell = tell
+        self._told = False
         self._parts: list[Part] = []
         self._others: list[Part] = []
         """Torrents that may have other content; the next one has its turn if nothing came of those before it."""
@@ -148,6 +162,8 @@ class Gathering:
         self._over = False
         self.is_whole = False
         """True if the key is here, wherever it came from."""
+        self.gave_up = False
+        """True if nothing came of the torrents for too long."""
 
     # What others say.
 
@@ -194,6 +210,10 @@ class Gathering:
     def is_used(self) -> bool:
         """True if bytes of any torrent were written."""
         return bool(self._used)
+
+    def has_used(self, part: Part) -> bool:
+        """True if bytes of this torrent were written."""
+        return part in self._used
 
     @property
     def is_hopeless(self) -> bool:
@@ -350,13 +370,33 @@ class Gathering:
         if not self._parts:
             return
         moved = max(self._began, *(part.torrent.moved for part in self._parts))
-        if self._clock() - moved > self._timeout and self._expected <= 0:
-            tried = [f"torrent {part.metainfo.title}: {part.torrent.tried.in_words()}" for part in self._parts]
+        silence = self._clock() - moved
+        timeout = min(AGAIN, self._timeout) if all(part.is_doubtful for part in self._parts) else self._timeout
+        if silence > timeout and self._expected <= 0:
+            tried = self._tried()
             if self._next_has_its_turn(tried):
                 return
+            self.gave_up = True
+            nor = f" (nor for {self._timeout:g} just before)" if timeout < self._timeout else ""
             raise NotEnough(
-                f"nothing came from peers for {self._timeout:g} seconds; {'; '.join(tried + self.failures)}"
+                f"nothing came from peers for {timeout:g} seconds{nor}; {'; '.join(tried + _first(self.failures))}"
             )
+        if silence > SILENCE and timeout > 2 * SILENCE and not self._told:
+            self._told = True
+            self._tell(
+                f"nothing has come from peers for {SILENCE:g} seconds, and {timeout:g} are waited for: "
+                f"{'; '.join(self._tried())}"
+            )
+
+    def _tried(self) -> list[str]:
+        """Return what was tried with which torrents, those together with which it went alike."""
+        alike: dict[str, dict[str, None]] = {}
+        for part in self._parts:
+            alike.setdefault(part.torrent.tried.in_words(), {})[part.metainfo.title] = None
+        return _first(
+            f"torrent{'' if len(titles) == 1 else 's'} {', '.join(_first(titles))}: {words}"
+            for words, titles in alike.items()
+        )
 
     def _next_has_its_turn(self, why: Sequence[str]) -> bool:
         """Use the next of the other torrents, if there is one, and nothing stands in the file."""
@@ -500,6 +540,13 @@ class Gathering:
     def beyond(self) -> int:
         """Bytes that are there behind those that were asked for last."""
         return self._beyond() if self._parts else 0
+
+
+def _first(words: Iterable[str]) -> list[str]:
+    """Return the first of some, and how many more there are."""
+    all_ = list(words)
+    more = len(all_) - MOST_NAMED
+    return all_ if more <= 0 else [*all_[:MOST_NAMED], f"{more} more"]
 
 
 def _all_read(torrent: Torrent, pieces: Iterable[int]) -> Iterator[bytes]:

@@ -44,6 +44,9 @@ LOOK = 0.5
 LONELY = 10.0
 """Seconds without any peer after which µTP is tried as well, where TCP is preferred."""
 
+SILENCE = 10.0
+"""Seconds without metadata after which it is told what was tried."""
+
 ASK_DHT = 1.0
 """Seconds without any peer after which the DHT is asked once more, and twice as many each time: libtorrent does so
 every quarter of an hour, and whoever asks just when it starts may find nobody yet.
@@ -258,11 +261,22 @@ class Session:
                 joined.seeds_to = settings.seed_ratio * len(joined.done) * torrent.metainfo.piece_length
 
     def metadata(
-        self, magnet: Magnet, extra: Extra, *, timeout: float, cancelled: threading.Event, user: str = "the magnet"
+        self,
+        magnet: Magnet,
+        extra: Extra,
+        *,
+        timeout: float,
+        cancelled: threading.Event,
+        user: str = "the magnet",
+        tell: Callable[[str], None] = lambda text: None,
     ) -> Metainfo:
-        """Return what peers have of a magnet's metadata; raises `Unavailable` after `timeout` seconds without."""
+        """Return what peers have of a magnet's metadata; raises `Unavailable` after `timeout` seconds without.
+
+        `tell` is told what was tried when it takes long.
+        """
         name = (magnet.v1 or magnet.v2 or b"").hex()
         until = self._clock() + timeout
+        told = until if timeout <= 2 * SILENCE else self._clock() + SILENCE
         with self.changed:
             for joined in self._joined.values():
                 if _is_one(magnet, joined.torrent.metainfo):
@@ -284,6 +298,11 @@ class Session:
                             f"{seeking.tried.in_words()}; a private torrent cannot be had by its magnet, only by "
                             "its .torrent file"
                         )
+                    if self._clock() >= told:
+                        told = until
+                        text = f"looking for the metadata of {user}, for {timeout:g} seconds"
+                        text += f": {seeking.tried.in_words()}"
+                        workers.start(partial(tell, text))  # whoever is told may be slow, and this is locked
                     self.changed.wait(min(0.1, max(0.0, until - self._clock())))
             finally:
                 seeking.users -= 1
@@ -349,9 +368,15 @@ class Session:
         return self._session
 
     def _dht_in_words(self, metainfo: Metainfo | None = None) -> str:
+        words = (
+            "the DHT and the local network were asked as well" if self._rules.settings.dht else "the DHT is off"
+        )
         if metainfo is not None and metainfo.private:
-            return "it is private, so only its trackers were asked"
-        return "the DHT and the local network were asked as well" if self._rules.settings.dht else "the DHT is off"
+            words = "it is private, so only its trackers were asked"
+        if self._rules.background:
+            words += "; peers were spoken to by µTP alone, which not all know, as it is in the background "
+            words += "(transport=foreground takes TCP)"
+        return words
 
     def _params(
         self, metainfo: Metainfo, extra: Extra, folder: WorkFolder | None, in_place: Sequence[str | None]

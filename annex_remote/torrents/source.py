@@ -18,7 +18,7 @@ from annex_remote.errors import BadSetting, Cancelled, Damaged, NotFound, SwarmE
 from annex_remote.protocol.handler import UrlContents, UrlFile
 from annex_remote.torrents.addresses import Allowed
 from annex_remote.torrents.cache import Cache
-from annex_remote.torrents.gather import Gathering, Part
+from annex_remote.torrents.gather import AGAIN, Gathering, Part
 from annex_remote.torrents.known import Extra
 from annex_remote.torrents.metainfo import Metainfo, TorrentFile, parse
 from annex_remote.torrents.names import printable
@@ -26,12 +26,16 @@ from annex_remote.torrents.session import Rate, Rules, Session
 from annex_remote.torrents.settings import TorrentSettings
 from annex_remote.torrents.torrent import Torrent
 from annex_remote.torrents.urls import Magnet, TorrentUrl, recorded, shown
+from annex_remote.torrents.work import room_missing
 from annex_remote.workers import workers
 
 __all__ = ["TorrentSource", "is_in_background"]
 
 WEB_TIME = 60.0
 """Seconds that a web server has to give a .torrent, at most."""
+
+GIVEN_UP = 600.0
+"""Seconds for which a torrent counts as one of which nothing comes."""
 
 SCHEME = "swarm:"
 
@@ -62,8 +66,12 @@ class TorrentSource:
         cache: Cache | None = None,
     ) -> None:
         self.settings = settings
+        self._folder = os.path.abspath(folder)
         self._allowed = allowed
         self._cache = cache or Cache()
+        self._lock = threading.Lock()
+        self._given_up: dict[str, float] = {}
+        """When it was that nothing came of a torrent for too long, by its id."""
         self._session = Session(
             folder,
             Rules(
@@ -86,11 +94,13 @@ class TorrentSource:
 
     # What is behind a URL.
 
-    def check_url(self, url: TorrentUrl, cancelled: threading.Event) -> UrlContents | Sequence[UrlFile]:
+    def check_url(
+        self, url: TorrentUrl, cancelled: threading.Event, tell: Callable[[str], None] = lambda text: None
+    ) -> UrlContents | Sequence[UrlFile]:
         """Return the one file that is meant, or all files with URLs of their own; raises `SwarmError`."""
         from annex_remote.torrents.names import safe_name, safe_paths
 
-        metainfo = self.metainfo(url, cancelled, fresh=True)
+        metainfo = self.metainfo(url, cancelled, fresh=True, tell=tell)
         if url.choice is not None or len(metainfo.files) == 1:
             file = metainfo.pick(url.choice)
             return UrlContents(file.size, safe_name(file.path[-1]))
@@ -106,10 +116,20 @@ class TorrentSource:
             for file, path in zip(metainfo.files, safe_paths(metainfo.files, blanks=False), strict=True)
         ]
 
-    def metainfo(self, url: TorrentUrl, cancelled: threading.Event, *, fresh: bool = False) -> Metainfo:
-        """Return the metainfo: what was kept, else what can be had. With `fresh`, a .torrent is fetched again."""
+    def metainfo(
+        self,
+        url: TorrentUrl,
+        cancelled: threading.Event,
+        *,
+        fresh: bool = False,
+        tell: Callable[[str], None] = lambda text: None,
+    ) -> Metainfo:
+        """Return the metainfo: what was kept, else what can be had. With `fresh`, a .torrent is fetched again.
+
+        `tell` gets what is waited for, if that takes long.
+        """
         if url.magnet is not None:
-            return self._of_magnet(url.magnet, cancelled)
+            return self._of_magnet(url.magnet, cancelled, tell)
         kept = None if fresh else self._cache.by_url(url.place)
         return kept or self._fetched(url, cancelled)
 
@@ -135,19 +155,35 @@ class TorrentSource:
         self._cache.keep(metainfo, url.place)
         return metainfo
 
-    def _of_magnet(self, magnet: Magnet, cancelled: threading.Event) -> Metainfo:
+    def _of_magnet(self, magnet: Magnet, cancelled: threading.Event, tell: Callable[[str], None]) -> Metainfo:
         kept = self._cache.get(magnet.id)
         if kept is not None and _is_meant(magnet, kept):
             return kept
-        metainfo = self._session.metadata(
-            magnet,
-            Extra(trackers=_in_turn(magnet.trackers), peers=magnet.peers),
-            timeout=self.settings.timeout,
-            cancelled=cancelled,
-            user=f"'{printable(magnet.name)}'" if magnet.name else f"the magnet {magnet.id}",
-        )
+        try:
+            metainfo = self._session.metadata(
+                magnet,
+                Extra(trackers=_in_turn(magnet.trackers), peers=magnet.peers),
+                timeout=min(AGAIN, self.settings.timeout)
+                if self._is_given_up(magnet.id)
+                else self.settings.timeout,
+                cancelled=cancelled,
+                user=f"'{printable(magnet.name)}'" if magnet.name else f"the magnet {magnet.id}",
+                tell=tell,
+            )
+        except Unavailable:
+            self._give_up(magnet.id)
+            raise
         self._cache.keep(metainfo)
         return metainfo
+
+    def _is_given_up(self, id: str) -> bool:  # noqa: A002 - as everywhere
+        """True if nothing came of a torrent for too long just now: other keys of it need not wait for as long."""
+        with self._lock:
+            return time.monotonic() - self._given_up.get(id, -GIVEN_UP) < GIVEN_UP
+
+    def _give_up(self, id: str) -> None:  # noqa: A002 - as everywhere
+        with self._lock:
+            self._given_up[id] = time.monotonic()
 
     # Fetching.
 
@@ -160,6 +196,7 @@ class TorrentSource:
         mix: bool,
         progress: Callable[[int], None],
         cancelled: threading.Event,
+        tell: Callable[[str], None] = lambda text: None,
     ) -> Gathering:
         """Return what gets a key of `size` bytes from the torrents at `urls`, which are being joined meanwhile.
 
@@ -173,20 +210,33 @@ class TorrentSource:
             progress=progress,
             cancelled=cancelled,
             changed=self._session.changed,
+            tell=tell,
         )
         gathering.expect(len(urls))
         for url in urls:
-            workers.start(lambda url=url: self._join(url, gathering, size, cancelled))  # type: ignore[misc]
+            workers.start(lambda url=url: self._join(url, gathering, size, cancelled, tell))  # type: ignore[misc]
         return gathering
 
     def finish(self, gathering: Gathering, *, done: bool) -> None:
         """Want nothing of the torrents any more; they are shared for a while if the settings say so."""
         for part in gathering.end(whole=done):
             self._session.leave(part.torrent, part.span if done else None)
+            if gathering.gave_up and not done:
+                self._give_up(part.metainfo.id)
+            elif gathering.has_used(part):
+                with self._lock:
+                    self._given_up.pop(part.metainfo.id, None)
 
-    def _join(self, url: TorrentUrl, gathering: Gathering, size: int | None, cancelled: threading.Event) -> None:
+    def _join(
+        self,
+        url: TorrentUrl,
+        gathering: Gathering,
+        size: int | None,
+        cancelled: threading.Event,
+        tell: Callable[[str], None] = lambda text: None,
+    ) -> None:
         try:
-            metainfo = self.metainfo(url, cancelled)
+            metainfo = self.metainfo(url, cancelled, tell=tell)
             file = metainfo.pick(url.choice)
             if size is not None and file.size != size:
                 raise Damaged(
@@ -196,11 +246,13 @@ class TorrentSource:
                 part = Part(Torrent(metainfo, self._session.changed, time.monotonic), file)
             else:
                 extra = self._extra(url, metainfo)
+                self._require_room(metainfo, file, gathering.path)
                 wanted = metainfo.span(file)
                 with suppress(OSError):  # what is in git-annex's file already is most likely right
                     there = min(os.path.getsize(gathering.path), file.size)
                     wanted = range((file.offset + there) // metainfo.piece_length, wanted.stop)
-                part = Part(self._session.join(metainfo, extra, wanted=wanted), file)
+                torrent = self._session.join(metainfo, extra, wanted=wanted)
+                part = Part(torrent, file, is_doubtful=self._is_given_up(metainfo.id))
         except SwarmError as error:
             gathering.cannot(str(error))
         except Exception as error:  # noqa: BLE001 - told where it is waited for
@@ -208,6 +260,15 @@ class TorrentSource:
         else:
             if not gathering.add(part):
                 self._session.leave(part.torrent, part.span if gathering.is_whole else ())
+
+    def _require_room(self, metainfo: Metainfo, file: TorrentFile, path: str) -> None:
+        os.makedirs(self._folder, mode=0o700, exist_ok=True)
+        missing = room_missing(self._folder, metainfo.id, path, file.size)
+        if missing:
+            raise Unavailable(
+                f"torrent {metainfo.title}: {missing:,} bytes too few are free in {self._folder}: until a file is "
+                "whole, what came of it is there twice"
+            )
 
     def _extra(self, url: TorrentUrl, metainfo: Metainfo) -> Extra:
         trackers = [tracker for tier in metainfo.trackers for tracker in tier]

@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from annex_remote.errors import Unavailable
 
-__all__ = ["WorkFolder", "sweep"]
+__all__ = ["WorkFolder", "room_missing", "sweep"]
 
 LEFT_OVER = 30 * 86400.0
 """Seconds after which nobody is expected to go on with what was left."""
@@ -69,6 +69,23 @@ class WorkFolder:
                 os.rename(self.path, gone)
                 shutil.rmtree(gone, ignore_errors=True)
         os.close(self._lock)
+
+
+def room_missing(parent: str, name: str, path: str, size: int) -> int:
+    """Return how many bytes there are too few, on the disk of `parent`, for a file of a torrent; 0 if it has room.
+
+    What is fetched is there twice until it is whole: in the folder `name`, and at `path`. What is there already is
+    taken to be of the file. A disk that does not tell has room.
+    """
+    try:
+        free = shutil.disk_usage(parent).free
+    except OSError:
+        return 0
+    with suppress(OSError):
+        free += min(size, os.path.getsize(path))
+    with suppress(OSError), os.scandir(os.path.join(parent, name)) as entries:
+        free += min(size, sum(512 * entry.stat(follow_symlinks=False).st_blocks for entry in entries))
+    return max(0, 2 * size - free)
 
 
 def _locked(path: str) -> int | None:

@@ -289,6 +289,10 @@ def test_a_torrent_is_no_copy(shared: Shared, laptop: Repository, peer: Libtorre
 
     laptop.run("git config --unset remote.vault.swarm-torrent-trust")
     laptop.run("git annex drop --force song")
+    switched_off = "git -c remote.vault.swarm-torrents=no"
+    said = laptop.run(f"{switched_off} annex get song", fails=True).plain
+    assert "a torrent is recorded for it, and torrents are switched off here" in said
+    assert "1 lost" in laptop.attempt(f"{switched_off} annex-remote-swarm check vault").plain
     laptop.run("git annex get song")
     laptop.run("git annex drop --from vault song")
     where = laptop.run("git annex whereis song")

@@ -62,6 +62,7 @@ class Rig:
         self.reader = Reader(self.path)
         self.on_progress: Callable[[], object] = lambda: None
         self.clock = FakeClock()
+        self.said: list[str] = []
         self.cancelled = threading.Event()
         self.changed = threading.Condition(threading.RLock())
         self.gathering = Gathering(
@@ -72,6 +73,7 @@ class Rig:
             cancelled=self.cancelled,
             changed=self.changed,
             clock=self.clock,
+            tell=self.said.append,
         )
 
     def _progress(self, count: int) -> None:
@@ -79,13 +81,18 @@ class Rig:
         self.on_progress()
 
     def swarm(
-        self, kind: Kind = "v1", length: int = BLOCK, *, contents: dict[str, bytes] | None = None
+        self,
+        kind: Kind = "v1",
+        length: int = BLOCK,
+        *,
+        contents: dict[str, bytes] | None = None,
+        is_doubtful: bool = False,
     ) -> FakeSwarm:
         """Return a swarm that has the file, and take it in."""
         contents = contents or self.contents
         swarm = FakeSwarm(metainfo_of(contents, kind, length), contents, self.changed, self.clock)
         self.gathering.expect(1)
-        assert self.gathering.add(Part(swarm.torrent, file_of(swarm.metainfo, "b")))
+        assert self.gathering.add(Part(swarm.torrent, file_of(swarm.metainfo, "b"), is_doubtful))
         return swarm
 
     def wait_for(self, true: Callable[[], object]) -> None:

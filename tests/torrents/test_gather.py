@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from annex_remote.errors import Cancelled, NotEnough, Unavailable
 from annex_remote.torrents import gather
-from annex_remote.torrents.gather import Part
+from annex_remote.torrents.gather import AGAIN, SILENCE, Part
 from annex_remote.torrents.metainfo import from_info
 from annex_remote.torrents.urls import Magnet
 from tests.fakes import Run, in_thread, wait_for
@@ -236,6 +237,54 @@ def test_it_ends_when_nothing_comes_for_too_long(rig: Rig) -> None:
         "http://t.example/announce: no such torrent"
     )
     assert rig.path.read_bytes() == CONTENTS["b"][: BLOCK // 2]
+
+
+def test_one_of_which_nothing_came_before_is_not_waited_for_as_long(rig: Rig) -> None:
+    rig.swarm(is_doubtful=True)
+    rig.clock.advance(AGAIN)
+    rig.gathering.check()
+    rig.clock.advance(1)
+    with pytest.raises(
+        NotEnough, match=r"^nothing came from peers for 10 seconds \(nor for 30 just before\); torrent T"
+    ):
+        rig.gathering.check()
+    assert rig.gathering.gave_up
+    rig.swarm(is_doubtful=False)
+    rig.clock.advance(TIMEOUT - 1)
+    rig.gathering.check()
+
+
+def test_it_is_told_once_what_is_waited_for(rig: Rig) -> None:
+    swarm = rig.swarm()
+    rig.gathering.check()
+    assert rig.said == []
+    rig.clock.advance(SILENCE + 1)
+    rig.gathering.check()
+    rig.gathering.check()
+    assert rig.said == [
+        "nothing has come from peers for 10 seconds, and 30 are waited for: torrent T: no peers were found"
+    ]
+    swarm.bring([2])
+    rig.clock.advance(SILENCE + 1)
+    rig.gathering.check()
+    assert len(rig.said) == 1
+
+
+def test_several_torrents_are_told_of_in_one_line(tmp_path: Path) -> None:
+    """Those together with which it went alike, and no more than some of them."""
+    rig = Rig(tmp_path)
+    titles = ["T", "T", "U", "V", "W", "X"]
+    swarms = [rig.swarm() for _ in titles]
+    for number, (title, swarm) in enumerate(zip(titles, swarms, strict=True)):
+        swarm.torrent.metainfo = replace(swarm.metainfo, name=title)
+        swarm.torrent.tried.known = 7 if number == 5 else 0
+    rig.clock.advance(TIMEOUT + 1)
+    with pytest.raises(NotEnough) as told:
+        rig.gathering.check()
+    assert str(told.value) == (
+        "nothing came from peers for 30 seconds; torrents T, U, V, 1 more: no peers were found; "
+        "torrent X: none of 7 peers could be connected to"
+    )
 
 
 def test_what_came_of_other_torrents_is_said_too(rig: Rig) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -308,6 +309,46 @@ def test_a_dead_torrent_ends_after_the_time_that_was_set(
     until(
         lambda: not source.session._joined or all(not joined.users for joined in source.session._joined.values())
     )
+
+
+def test_a_torrent_that_was_given_up_just_now_is_not_waited_for_as_long(
+    ground: Ground,
+    open_source: Callable[..., TorrentSource],
+    seeder: LibtorrentPeer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("annex_remote.torrents.gather.AGAIN", 0.5)
+    monkeypatch.setattr("annex_remote.torrents.source.AGAIN", 0.5)
+    source = open_source(timeout=1.5)
+    shared = ground.share({"a": 5 * PIECE, "b": 5 * PIECE})
+    for url, words in (
+        (url_of(shared, 1), "1.5 seconds;"),
+        (url_of(shared, 2), r"0.5 seconds \(nor for 1.5 just"),
+    ):
+        with pytest.raises(NotEnough, match=f"nothing came from peers for {words}"):
+            fetch(source, [url], ground.folder / "got")
+    seeder.seed(shared.torrent, shared.content)
+    url = magnet_url(shared, seeder, 2)
+    assert fetch(source, [url], ground.folder / "got") == shared.files["b"]
+    assert not source._is_given_up(shared.metainfo.id)
+
+    magnet = magnet_url(ground.share({"": 5}))
+    for seconds in ("1.5", "0.5"):
+        with pytest.raises(NotEnough, match=f"nobody had the metadata of .* within {seconds} seconds"):
+            fetch(source, [magnet], ground.folder / "other")
+
+
+def test_too_little_room_is_told_before_anything_comes(
+    ground: Ground, source: TorrentSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = ground.share({"": 5 * PIECE})
+    usage = shutil.disk_usage(ground.folder)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=10 * PIECE - 1))
+    with pytest.raises(
+        NotEnough, match=r"torrent T.*: 1 bytes too few are free in .*/work: until a file is whole"
+    ):
+        fetch(source, [url_of(shared)], ground.folder / "got")
+    assert not source.session._joined
 
 
 def test_a_fetch_is_called_off(ground: Ground, source: TorrentSource) -> None:
