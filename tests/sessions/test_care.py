@@ -175,7 +175,7 @@ def test_retiring_a_store(session: Session, laptop: Repository) -> None:
     said = laptop.run(f"{SWARM} stores vault retire nas", fails=True)
     assert "no other store takes 3 of the shares on nas, and nothing was changed: add a store first" in said
     assert laptop.list_stores()["nas"]["state"] == "active"
-    said = laptop.attempt(f"{SWARM} stores vault retire nas --force")
+    said = laptop.attempt(f"{SWARM} stores vault retire nas --force --settle 1")
     assert said.status == 1
     assert "3 shares are still on nas: " in said
     assert "add a store that takes them" in said
