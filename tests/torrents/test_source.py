@@ -238,7 +238,7 @@ def test_several_torrents_of_one_content(ground: Ground, source: TorrentSource, 
     (other.content / other.metainfo.name).write_bytes(shared.files[""])
     make_torrent(other.content / other.metainfo.name, kind="v2", piece_length=2 * PIECE, to=other.torrent)
     for each in (shared, other):
-        seeder.seed(each.torrent, each.content, upload_limit=40 * PIECE)
+        seeder.seed(each.torrent, each.content, upload_limit=10 * PIECE)
     urls = [magnet_url(each, seeder) for each in (shared, other)]
     assert fetch(source, urls, ground.folder / "got", 40 * PIECE) == shared.files[""]
     given = [seeder.status(each)["uploaded"] for each in (shared.metainfo.id, other_v2(other).hex()[:40])]
