@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from itertools import count
 
 import pytest
@@ -10,6 +11,12 @@ from tests.servers import missing
 
 settings.register_profile("swarm", deadline=None, derandomize=True)
 settings.load_profile("swarm")
+
+
+# Whoever starts the tests with nohup, or in the background, ignores signals: what the tests start must not.
+for _number, _usual in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _usual)
 
 
 def pytest_report_header() -> list[str]:

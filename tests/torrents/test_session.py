@@ -163,7 +163,7 @@ def test_all_who_want_a_torrent_share_it(ground: Ground) -> None:
 def test_the_file_grows_along(ground: Ground, seeder: LibtorrentPeer) -> None:
     """What a slow peer has brought is in the file long before the end, and is right."""
     shared = ground.share({"": 24 * PIECE})
-    peers = seed(seeder, shared, upload_limit=16 * PIECE)
+    peers = seed(seeder, shared, upload_limit=8 * PIECE)
     path = ground.folder / "got"
     sizes: set[int] = set()
     run = Run(lambda: ground.get(ground.session(), shared, peers=peers))
