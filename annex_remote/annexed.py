@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 from annex_remote.errors import BadSetting, Damaged, SwarmError
-from annex_remote.keyfiles import file_name
+from annex_remote.keyfiles import file_name, key_path
 
 __all__ = [
     "KEY",
     "Asked",
     "files_below",
     "files_of",
+    "has_urls",
     "is_encrypted",
     "is_stored_by_name",
     "keys_here",
@@ -217,6 +218,17 @@ def urls_recorded(keys: Iterable[str]) -> dict[str, list[str]]:
         if urls:
             found[key] = urls
     return found
+
+
+def has_urls(git_dir: str, key: str) -> bool:
+    """True if the git-annex branch has URLs of `key`; False also where that cannot be told."""
+    try:
+        path = os.path.dirname(key_path(key)) + _URLS
+        command = ["git", f"--git-dir={git_dir}", "cat-file", "-e", f"git-annex:{path}"]
+        found = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    except (OSError, Damaged):
+        return False
+    return found.returncode == 0
 
 
 def _by_file_name(keys: Iterable[str]) -> dict[str, str]:

@@ -326,7 +326,7 @@ class SwarmRemote:
             raise Damaged("; ".join(gathering.wrong) or "a torrent of this key has other content than the shares")
         for text in [*gathering.wrong, *gathering.failures] if by_shares else gathering.wrong:
             job.info(text)
-        if not key.startswith(("URL-", "VURL-")):  # that may be a name for the time of `git annex addurl` alone
+        if self._is_kept(key):
             self._keep_magnets(job, key, urls)
         return by_shares
 
@@ -591,6 +591,14 @@ class SwarmRemote:
 
         urls = {(url.place, url.choice): url for url in map(torrent_url, job.get_urls(key)) if url is not None}
         return list(urls.values())
+
+    def _is_kept(self, key: str) -> bool:
+        """False for what may be the name of a key for the time of one `git annex addurl` alone."""
+        if not key.startswith(("URL-", "VURL-")):
+            return True
+        from annex_remote.annexed import has_urls
+
+        return has_urls(self._git_dir, key)
 
     def _keep_magnets(self, job: Job, key: str, urls: Sequence[TorrentUrl]) -> None:
         """Record magnets beside .torrent files, which may vanish from the web."""

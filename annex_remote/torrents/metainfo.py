@@ -162,9 +162,12 @@ class Metainfo:
             )
         raise BadSetting(f"the torrent has no file #{printable(str(choice)[:100])}; it has {some}{more}")
 
-    def magnet(self, choice: int | str | None = None) -> str:
+    def magnet(
+        self, choice: int | str | None = None, *, source: str | None = None, most: int | None = None
+    ) -> str:
         """Return the magnet; its fragment is the number of the file that is chosen, as by `pick`, if any is.
 
+        `source` is the URL of its .torrent; no more than `most` trackers, and web seeds, are named.
         What is not safe to publish is left out: trackers and web seeds with a user, a query, or what looks like a
         passkey, and all trackers of a private torrent.
         """
@@ -173,7 +176,10 @@ class Metainfo:
         )
         seeds = tuple(url for url in self.web_seeds if is_publishable(url))
         number = None if choice is None else self.pick(choice).number
-        return write_magnet(Magnet(self.v1, self.v2, self.name, trackers, seeds), number)
+        sources = (source,) if source is not None else ()
+        return write_magnet(
+            Magnet(self.v1, self.v2, self.name, trackers[:most], seeds[:most], sources=sources), number
+        )
 
     @cached_property
     def _by_number(self) -> dict[int, TorrentFile]:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from annex_remote.errors import BadSetting, Cancelled, Damaged, NotFound, SwarmError, Unavailable
 from annex_remote.protocol.handler import UrlContents, UrlFile
 from annex_remote.torrents.addresses import Allowed
+from annex_remote.torrents.both import Either
 from annex_remote.torrents.cache import Cache
 from annex_remote.torrents.gather import AGAIN, Gathering, Part
 from annex_remote.torrents.known import Extra
@@ -36,6 +37,15 @@ WEB_TIME = 60.0
 
 GIVEN_UP = 600.0
 """Seconds for which a torrent counts as one of which nothing comes."""
+
+HEAD_START = 3.0
+"""Seconds that a page gets to bring a magnet's metadata before peers are asked as well."""
+
+MOST_PAGES = 2
+"""Pages that a magnet's metadata is looked for at."""
+
+MOST_NAMED = 8
+"""Trackers, and web seeds, that are recorded with each file of a torrent of several."""
 
 SCHEME = "swarm:"
 
@@ -110,9 +120,8 @@ class TorrentSource:
                 f"this torrent has {len(metainfo.files)} files: add it as file://{path}, or one of them as "
                 f"{url.place}#1"
             )
-        # Their URLs have our own scheme, so that whatever git-annex does with them later comes here.
         return [
-            UrlFile(recorded(url.place, file.number), file.size, "/".join(path))
+            UrlFile(_source_of(url, metainfo, file.number), file.size, "/".join(path))
             for file, path in zip(metainfo.files, safe_paths(metainfo.files, blanks=False), strict=True)
         ]
 
@@ -159,6 +168,12 @@ class TorrentSource:
         kept = self._cache.get(magnet.id)
         if kept is not None and _is_meant(magnet, kept):
             return kept
+        page = _Page(lambda: self._from_page(magnet, cancelled), cancelled)
+        if magnet.sources:
+            page.start()
+            page.ended.wait(HEAD_START)
+        if page.found is not None:
+            return page.found
         try:
             metainfo = self._session.metadata(
                 magnet,
@@ -166,15 +181,35 @@ class TorrentSource:
                 timeout=min(AGAIN, self.settings.timeout)
                 if self._is_given_up(magnet.id)
                 else self.settings.timeout,
-                cancelled=cancelled,
+                cancelled=page.stop,
                 user=f"'{printable(magnet.name)}'" if magnet.name else f"the magnet {magnet.id}",
                 tell=tell,
             )
-        except Unavailable:
+        except Cancelled:
+            if page.found is None:
+                raise
+            return page.found
+        except Unavailable as error:
             self._give_up(magnet.id)
-            raise
+            if not page.why:
+                raise
+            raise Unavailable(f"{error}; {page.why}") from error
         self._cache.keep(metainfo)
         return metainfo
+
+    def _from_page(self, magnet: Magnet, cancelled: threading.Event) -> Metainfo:
+        """Return the metainfo from where the magnet says that there is a .torrent; raises `SwarmError`."""
+        error: SwarmError = NotFound("there is none")
+        for place in magnet.sources[:MOST_PAGES]:
+            try:
+                metainfo = self._fetched(TorrentUrl(place, place, None, None), cancelled)
+            except SwarmError as raised:
+                error = raised
+                continue
+            if _is_meant(magnet, metainfo):
+                return metainfo
+            error = Damaged(f"{shown(place)} is another torrent by now")
+        raise error
 
     def _is_given_up(self, id: str) -> bool:  # noqa: A002 - as everywhere
         """True if nothing came of a torrent for too long just now: other keys of it need not wait for as long."""
@@ -275,7 +310,8 @@ class TorrentSource:
         magnet = url.magnet
         if magnet is not None and not metainfo.private:
             trackers += magnet.trackers
-        origin = urlsplit(url.place).hostname if magnet is None else None
+        page = url.place if magnet is None else next(iter(magnet.sources), "")
+        origin = urlsplit(page).hostname
         return Extra(
             trackers=_in_turn(trackers, origin),
             web_seeds=(*(magnet.web_seeds if magnet else ()), *self.settings.webseeds),
@@ -329,6 +365,41 @@ class TorrentSource:
                 return True
             error = Damaged(f"the torrent's file has {file.size} bytes, not {size}")
         raise Unavailable(str(error)) from error
+
+
+class _Page:
+    """A look at where a .torrent is said to be, while peers are asked as well: `stop` ends that."""
+
+    def __init__(self, look: Callable[[], Metainfo], cancelled: threading.Event) -> None:
+        self._look = look
+        self.stop = Either(cancelled)
+        self.ended = threading.Event()
+        self.found: Metainfo | None = None
+        self.why = ""
+
+    def start(self) -> None:
+        workers.start(self._run)
+
+    def _run(self) -> None:
+        try:
+            self.found = self._look()
+            self.stop.set()
+        except Exception as error:  # noqa: BLE001 - told if peers do not have it either
+            self.why = str(error)
+        finally:
+            self.ended.set()
+
+
+def _source_of(url: TorrentUrl, metainfo: Metainfo, number: int) -> str:
+    """Return what is recorded as the source of a file of several.
+
+    It has our own scheme, so that whatever git-annex does with it later comes here. It is a magnet that knows its
+    page: it outlives that, and never is another torrent's that came to be there.
+    """
+    if metainfo.private or url.magnet is not None:
+        return recorded(url.place, number)
+    source = url.place if urlsplit(url.place).scheme in ("http", "https") else None
+    return SCHEME + metainfo.magnet(number, source=source, most=MOST_NAMED)
 
 
 def _is_meant(magnet: Magnet, metainfo: Metainfo) -> bool:

@@ -77,6 +77,8 @@ class Magnet:
     web_seeds: tuple[str, ...] = ()
     peers: tuple[tuple[str, int], ...] = ()
     exact_size: int | None = None
+    sources: tuple[str, ...] = ()
+    """http and https URLs of .torrent files (``xs=``)."""
 
     @property
     def id(self) -> str:
@@ -201,6 +203,7 @@ def _parse(query: str) -> tuple[Magnet | None, int | None]:
     name, size, only = "", None, None
     trackers: list[str] = []
     seeds: list[str] = []
+    sources: list[str] = []
     peers: list[tuple[str, int]] = []
     for parameter in query[1:].split("&"):
         key, _, text = parameter.partition("=")
@@ -217,6 +220,8 @@ def _parse(query: str) -> tuple[Magnet | None, int | None]:
                 trackers.append(value)
             case "ws" | "as":
                 seeds.append(value)
+            case "xs":
+                sources.append(value)
             case "x.pe":
                 peers += _peer(value)
             case "xl" if re.fullmatch(r"[0-9]{1,18}", value):
@@ -234,6 +239,7 @@ def _parse(query: str) -> tuple[Magnet | None, int | None]:
             _listed(clean(seed, WEB_SEED_SCHEMES) for seed in seeds),
             tuple(dict.fromkeys(peers))[:MAX_LISTED],
             size,
+            _listed(clean(source, WEB_SEED_SCHEMES) for source in sources),
         ),
         only,
     )
@@ -328,7 +334,7 @@ def write_magnet(magnet: Magnet, choice: int | str | None = None) -> str:
     if magnet.exact_size is not None:
         parts.append(f"xl={magnet.exact_size}")
     text = "magnet:?" + "&".join(parts)
-    for key, urls in (("tr", magnet.trackers), ("ws", magnet.web_seeds)):
+    for key, urls in (("xs", magnet.sources), ("tr", magnet.trackers), ("ws", magnet.web_seeds)):
         for url in urls:
             part = f"&{key}={quote(url, safe='')}"
             if len(text) + len(part) <= MAX_MAGNET:

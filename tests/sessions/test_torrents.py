@@ -107,8 +107,15 @@ def test_torrents_from_the_web_and_from_the_disk(
     assert f"torrent a film.bin ({peer.seed(torrent, shared.folder)})" in said
 
 
+@pytest.mark.parametrize("how", ["get", "whereis"])
 def test_a_url_for_later(
-    session: Session, shared: Shared, laptop: Repository, peer: LibtorrentPeer, tracker: ToldTracker, web: Nginx
+    how: str,
+    session: Session,
+    shared: Shared,
+    laptop: Repository,
+    peer: LibtorrentPeer,
+    tracker: ToldTracker,
+    web: Nginx,
 ) -> None:
     """What outlives the web page that a torrent was on, and the memory of it on this machine."""
     film = shared.file("a film.bin", SIZE)
@@ -117,12 +124,14 @@ def test_a_url_for_later(
     said = laptop.run(f"git annex addurl --fast --raw-except=vault {web.url}/x.torrent")
     assert "(to a_film.bin)" in said
     assert not laptop.has("a_film.bin")
-    assert f"vault: swarm:magnet:?xt=urn:btih:{identity}&dn=a%20film.bin&tr=" in laptop.run(
-        "git annex whereis a_film.bin"
-    )
-    laptop.run("git annex get a_film.bin")
-    assert laptop.read("a_film.bin") == film.read_bytes()
-    laptop.run("git annex drop --force a_film.bin")
+    magnet = f"swarm:magnet:?xt=urn:btih:{identity}&dn=a%20film.bin&tr="
+    if how == "get":
+        laptop.run("git annex get a_film.bin")
+        assert laptop.read("a_film.bin") == film.read_bytes()
+        assert magnet in laptop.run("git grep -h . git-annex -- *.web")
+        laptop.run("git annex drop --force a_film.bin")
+    else:
+        assert f"vault: {magnet}" in laptop.run("git annex whereis a_film.bin")
 
     web.stop()
     forget_metainfo(session)
@@ -207,7 +216,7 @@ def test_a_feed(
 
 
 def test_an_album(
-    shared: Shared, laptop: Repository, peer: LibtorrentPeer, tracker: ToldTracker, web: Nginx
+    session: Session, shared: Shared, laptop: Repository, peer: LibtorrentPeer, tracker: ToldTracker, web: Nginx
 ) -> None:
     album = shared.album()
     torrent = shared.torrent(album, trackers=[tracker.announce], to=web.root / "x.torrent")
@@ -226,10 +235,27 @@ def test_an_album(
     # The URL that is recorded is not one that git-annex's own remote of torrents claims.
     laptop.run(f"git annex drop --force {deep}")
     assert f"{identity}), file 3: sub dir/c.bin" in laptop.run(f"git annex whereis {deep}/sub_dir/c.bin")
-    assert "%2Etorrent#3" in laptop.run(f"git annex whereis {deep}/sub_dir/c.bin")
+    assert f"vault: swarm:magnet:?xt=urn:btih:{identity}&" in laptop.run(f"git annex whereis {deep}/sub_dir/c.bin")
     laptop.run(f"git annex get {deep}")
     assert laptop.read(f"{deep}/sub_dir/c.bin") == (album / "sub dir/c.bin").read_bytes()
     assert left_over(laptop) == []
+
+    # Somebody else needs the page only while peers do not tell, and peers only when the page is gone.
+    laptop.run("git commit -qm album")
+    clone = session.clone(laptop, "clone")
+    clone.enableremote()
+    peer.forget(identity)
+    forget_metainfo(session)
+    [third] = {
+        line for line in clone.run("git grep -h . origin/git-annex -- *.web").out.splitlines() if "#3" in line
+    }
+    url = shlex.quote(third.partition(" :")[2])
+    assert "sub dir/c.bin" in clone.run(f"git-annex-remote-swarm torrent show {url}")
+    peer.seed(torrent, shared.folder)
+    web.stop()
+    forget_metainfo(session)
+    clone.run(f"git annex get {flat}")
+    assert clone.read(f"{flat}/sub_dir_c.bin") == (album / "sub dir/c.bin").read_bytes()
 
 
 def test_one_file_of_an_album(shared: Shared, laptop: Repository, peer: LibtorrentPeer) -> None:

@@ -52,13 +52,13 @@ def open_source(ground: Ground) -> Iterator[Callable[..., TorrentSource]]:
     opened: list[TorrentSource] = []
 
     def open_source(
-        settings: TorrentSettings = SETTINGS, allowed: Allowed = HERE, **changes: object
+        settings: TorrentSettings = SETTINGS, allowed: Allowed = HERE, *, cache: str = "cache", **changes: object
     ) -> TorrentSource:
         source = TorrentSource(
             replace(settings, **changes),  # type: ignore[arg-type]
             allowed,
             str(ground.work),
-            cache=Cache(ground.folder / "cache"),
+            cache=Cache(ground.folder / cache),
         )
         opened.append(source)
         return source
@@ -145,6 +145,48 @@ def test_all_files_are_told_with_urls_that_lead_to_them(ground: Ground, source: 
     for file in told:
         again = source.check_url(parsed(file.url), NEVER)
         assert again == UrlContents(file.size, os.path.basename(file.filename).replace("b_c", "b c"))
+
+
+def test_a_magnet_knows_its_page(
+    ground: Ground, open_source: Callable[..., TorrentSource], seeder: LibtorrentPeer, tmp_path: Path
+) -> None:
+    """From there its metadata comes, if it is the same torrent; else peers have to know."""
+    album = ground.share(ALBUM)
+    other = ground.share({"": 5})
+    with nginx_static(tmp_path / "web") as web:
+        page = web.root / "x.torrent"
+        page.write_bytes(album.torrent.read_bytes())
+        told = open_source().check_url(parsed(f"{web.url}/x.torrent"), NEVER)
+        assert not isinstance(told, UrlContents)
+        [url] = [parsed(file.url) for file in told if file.filename == "a.bin"]
+        assert url.magnet is not None
+        assert url.magnet.sources == (f"{web.url}/x.torrent",)
+        assert url.choice == 1
+        fresh = open_source(cache="one", timeout=1.0)
+        assert fresh.metainfo(url, NEVER).id == album.metainfo.id
+        page.write_bytes(other.torrent.read_bytes())
+        for place in (page, None):
+            if place is None:
+                page.unlink()
+            why = "x.torrent is another torrent by now" if place else "does not have it"
+            fresh = open_source(cache=f"gone {place is None}", timeout=1.0)
+            with pytest.raises(Unavailable, match=rf"nobody had the metadata of 'T.*; .*{why}"):
+                fresh.metainfo(url, NEVER)
+        seeder.seed(album.torrent, album.content)
+        host, port = endpoint(seeder.address)
+        assert fresh.metainfo(parsed(f"{url.place}&x.pe={host}:{port}"), NEVER).id == album.metainfo.id
+
+
+def test_what_is_recorded_of_private_torrents_and_of_the_disk(ground: Ground, source: TorrentSource) -> None:
+    private, local = ground.share(ALBUM, private=True), ground.share(ALBUM)
+    for shared, start in (
+        (private, "swarm:file:///"),
+        (local, f"swarm:magnet:?xt=urn:btih:{local.metainfo.id}&dn="),
+    ):
+        told = source.check_url(url_of(shared), NEVER)
+        assert not isinstance(told, UrlContents)
+        assert all(file.url.startswith(start) for file in told)
+        assert "xs=" not in told[0].url
 
 
 def test_a_path_of_several_files_is_no_url(

@@ -164,6 +164,11 @@ MAGNETS = [
     (f"magnet:?xt=urn:ed2k:31D6CFE0D16AE931B73C59D7E0C089C0&{BTIH}&{BTIH}", Magnet(V1, None), None),
     (f"magnet:?{BTIH}&xt=urn:btmh:12", Magnet(V1, None), None),
     (f"magnet:?{BTIH}&dn=A+b%20%C3%BC%ff&dn=other", Magnet(V1, None, "A b ü\ufffd"), None),
+    (
+        f"magnet:?{BTIH}&xs=https%3A%2F%2Fh.example%2Fx.torrent&xs=urn:sha1:X&xs=ftp://h.example/x.torrent",
+        Magnet(V1, None, sources=("https://h.example/x.torrent",)),
+        None,
+    ),
     (f"magnet:?{BTIH}&xl=123", Magnet(V1, None, exact_size=123), None),
     (f"magnet:?{BTIH}&xl=-1&xl=x&xl={'9' * 19}", Magnet(V1, None), None),
     (
