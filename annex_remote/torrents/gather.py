@@ -141,6 +141,9 @@ class Gathering:
         self._began = clock()
         self._planned = 0.0
         self._position = 0
+        self._looked = 0.0
+        self._ahead = 0
+        """Up to where bytes were there, if those that were there had no gap between them."""
         self._taken = 0
         """Where the bytes end that were taken last."""
         self._head: int | None = None
@@ -284,8 +287,7 @@ class Gathering:
         return True
 
     def _write(self, descriptor: int) -> bool:
-        size = self._parts[0].file.size
-        while self._position < size:
+        while self._position < self._parts[0].file.size:  # another torrent may have its turn meanwhile
             self._plan(forward)
             part = self._has_next()
             if part is None:
@@ -306,7 +308,7 @@ class Gathering:
             # What cannot be read is not asked for again at once.
             if self._stop or ((self._position == before or self._cancelled.is_set()) and not self._wait()):
                 return False
-        self._progress(size)
+        self._progress(self._position)
         return True
 
     def _flow(self, part: Part) -> Iterator[memoryview]:
@@ -314,7 +316,7 @@ class Gathering:
         begun: deque[int] = deque()
         torrent = part.torrent
         piece = part.piece_at(self._position)
-        most = max(2, AHEAD // part.metainfo.piece_length)
+        most = max(1, AHEAD // part.metainfo.piece_length)
         try:
             while True:
                 while len(begun) < most and piece < part.span.stop and torrent.has(piece):
@@ -456,7 +458,13 @@ class Gathering:
         return has
 
     def _beyond(self) -> int:
-        """Return the bytes behind the position that are there already."""
+        """Return the bytes behind the position that are there already, as of a moment ago."""
+        now = self._clock()
+        if now - self._looked >= PLAN_EVERY:
+            self._looked, self._ahead = now, self._position + self._count_beyond()
+        return max(0, self._ahead - self._position)
+
+    def _count_beyond(self) -> int:
         part = self._parts[0]
         first = part.piece_at(self._position) if self._position < part.file.size else part.span.stop
         if first >= part.span.stop:
@@ -534,6 +542,7 @@ class Gathering:
             except Damaged as error:
                 self.wrong.append(str(error))
                 self._parts.remove(part)
+                part.torrent.want(self, {})
                 self.is_spoiled |= part in self._used
 
     @property

@@ -14,7 +14,7 @@ from typing import Any
 
 from annex_remote.errors import BadSetting, Damaged
 from annex_remote.torrents.addresses import Allowed
-from annex_remote.torrents.metainfo import Metainfo, parse
+from annex_remote.torrents.metainfo import MAX_PIECES, Metainfo, parse
 from annex_remote.torrents.settings import Endpoint, TorrentSettings
 from annex_remote.torrents.urls import Magnet
 
@@ -26,6 +26,7 @@ __all__ = [
     "is_checking",
     "libtorrent",
     "magnet_params",
+    "pieces_there",
     "resume_data_of",
     "settings_pack",
     "start_session",
@@ -90,7 +91,7 @@ def settings_pack(settings: TorrentSettings, *, background: bool) -> dict[str, A
     return {
         "user_agent": "git-annex-remote-swarm",
         "alert_mask": int(mask),
-        "alert_queue_size": 1 << 20,
+        "alert_queue_size": 2 * MAX_PIECES,
         "tick_interval": 100,
         "initial_picker_threshold": 0,  # the first pieces are those that are wanted first, not any
         "listen_interfaces": ",".join(map(_endpoint, settings.listen)),
@@ -270,38 +271,45 @@ def resume_data_of(params: Any) -> bytes:
 
 
 def with_layers(params: Any, metainfo: Metainfo) -> Metainfo | None:
-    """Return `metainfo` with the v2 piece layers that came from peers; None as long as there are too few.
+    """Return `metainfo` with the v2 piece layers that came from peers, as far as they are known; None if none is.
 
-    `params` are what a save_resume_data_alert brought.
+    `params` are what a save_resume_data_alert brought, or what was kept of it.
     """
     lt = libtorrent()
     try:
         entry = lt.write_torrent_file(params, lt.write_flags.allow_missing_piece_layer)
-        found = parse(lt.bencode({b"info": lt.bdecode(metainfo.document)[b"info"]} | _layers_in(entry)))
+        known = {root: layer for root, layer in entry.get(b"piece layers", {}).items() if layer}
+        found = parse(lt.bencode(lt.bdecode(metainfo.document) | {b"piece layers": known})) if known else None
     except (RuntimeError, Damaged):
         return None
-    return found if found.has_layers and found.id == metainfo.id else None
+    return found if found is not None and found.id == metainfo.id else None
 
 
-def _layers_in(entry: dict[bytes, Any]) -> dict[bytes, Any]:
-    return {key: entry[key] for key in (b"piece layers",) if key in entry}
+def pieces_there(handle: Any) -> Sequence[bool]:
+    """Return for each piece whether libtorrent has it; fewer if it does not tell."""
+    pieces: Sequence[bool] = handle.status(libtorrent().status_flags_t.query_pieces).pieces
+    return pieces
 
 
 def take_in(params: Any, metainfo: Metainfo, folder: str) -> None:
     """Add to what is there the pieces that are in the files in `folder`, and prove, though nobody noted them.
 
-    They are what came last to a process that was killed. Without the v2 layers nothing can be proved here.
+    They are what came last to a process that was killed. What has no hash here is left out.
     """
     there = list(params.have_pieces)
-    if not metainfo.has_layers or not there:
+    if not there:
         return
     there += [False] * (metainfo.pieces - len(there))
     unfinished = dict(params.unfinished_pieces)
     left = MOST_PROVED
+    seen: set[int] = set()
     for piece in _written(params.ti, metainfo.piece_length, folder):
-        if there[piece] or left <= 0:
+        if there[piece] or piece in seen or not metainfo.can_prove(piece):
             continue
+        seen.add(piece)
         left -= metainfo.piece_length
+        if left < 0:
+            break
         if metainfo.proves(piece, _in_files(params.ti, folder, piece, metainfo.piece_size(piece))):
             there[piece] = True
             unfinished.pop(piece, None)

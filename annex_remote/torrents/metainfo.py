@@ -102,6 +102,18 @@ class Metainfo:
             file.size <= self.piece_length or file.root in self._layers for file in self.files
         )
 
+    @property
+    def layers(self) -> int:
+        """How many files' piece layers are known (v2)."""
+        return len(self._layers)
+
+    def can_prove(self, index: int) -> bool:
+        """True if there is a hash of piece `index`."""
+        if self._hashes is not None or self.v2 is None:
+            return True
+        file, _ = self._content(index)
+        return file.size <= self.piece_length or file.root in self._layers
+
     def span(self, file: TorrentFile) -> range:
         """Return the pieces that hold bytes of `file`; none for an empty one."""
         if not file.size:

@@ -36,7 +36,9 @@ LINGER = 5.0
 """Seconds for which a torrent that nobody wants anything of stays: the next key may be of the same one."""
 
 SAVE_EVERY = 1.0
-"""Seconds between two times that it is noted what is there; that much is fetched again after a kill."""
+"""Seconds between two times that it is noted what is there."""
+SAVE_PART = 9
+"""Noting takes one in so many seconds, and one more, at most: of very many pieces there is much to note."""
 
 LOOK = 0.5
 """Seconds between looks at figures that no alert tells."""
@@ -80,7 +82,7 @@ class Rules:
     took: Callable[[int, int], None] = lambda down, up: None
     """Is told now and then how many bytes went down and up since it was told last."""
     learned: Callable[[Metainfo], None] = lambda metainfo: None
-    """Gets the metainfo of a magnet once more when the v2 piece layers are known as well."""
+    """Gets the metainfo of a magnet once more when more of its v2 piece layers are known."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,11 @@ class _Joined:
     """How often what is to be noted was asked for and has not come."""
     flushing: bool = False
     """True while what has come is being written to the disk."""
+    flush_began: float = 0.0
+    flush_after: float = 0.0
+    """When the disk may be told to write again: half of the time is for reading."""
+    flush_is_for_saving: bool = False
+    """True if it is to be noted what is there when that is done."""
     unwritten: bool = False
     """True if something has come since that began last."""
     saved: float = 0.0
@@ -120,6 +127,8 @@ class _Joined:
     """True if the last who wanted something did not get it: what is there stays, be it less than a piece."""
     is_stuck: bool = False
     """True if it is to be added anew."""
+    is_hurt: bool = False
+    """True if that is because of pieces that came damaged."""
     woken: float = 0.0
     """When it was last added anew."""
     pause: float = 0.0
@@ -174,6 +183,8 @@ class Session:
         """Notified whenever anything has happened."""
         self._session: Any = None
         self._joined: dict[str, _Joined] = {}
+        self._preparing: set[str] = set()
+        """Torrents that somebody is about to add."""
         self._seeking: dict[str, _Seeking] = {}
         self._of_handle: dict[Any, _Joined | _Seeking] = {}
         """What libtorrent's handles stand for."""
@@ -202,8 +213,11 @@ class Session:
         nothing is ever fetched or written. Raises `Unavailable`, `Damaged`, and `BadSetting` where there is no
         libtorrent.
         """
+        name = metainfo.id
         with self.changed:
-            joined = self._joined.get(metainfo.id)
+            while name in self._preparing:
+                self.changed.wait()
+            joined = self._joined.get(name)
             if joined is not None:
                 joined.users += 1
                 more = sifted(extra, self._rules.allowed, joined.torrent.tried)
@@ -212,31 +226,44 @@ class Session:
                     joined.torrent.tried.web_seeds.setdefault(url, "was asked")
                 joined.torrent.begin_with(wanted)
                 return joined.torrent
-            session = self._running()
-            self._settle(metainfo)
-            folder = None if in_place else WorkFolder.claim(self._folder, metainfo.id)
+            self._preparing.add(name)
+        folder = None
+        try:
+            # What is there may have to be read: meanwhile others go on.
+            folder = None if in_place else WorkFolder.claim(self._folder, name)
             torrent = Torrent(metainfo, self.changed, self._clock)
-            torrent.begin_with(wanted)
-            try:
-                known = self._of(metainfo, extra, torrent.tried)
-                params = self._params(metainfo, known, folder, in_place)
-                plain = None
-                if folder is not None:
-                    params.piece_priorities = _priorities(torrent)
-                    plain = library.Plain(params, folder.path)
-                    plain.make(torrent.priorities)
-                handle = session.add_torrent(params)
-            except BaseException:
-                if folder is not None:
-                    folder.release(remove=False)
-                raise
-            joined = self._joined[metainfo.id] = _Joined(torrent, handle, folder, plain)
-            self._of_handle[handle] = joined
-            torrent.tried.dht = self._dht_in_words(metainfo)
-            torrent.tried.web_seeds = dict.fromkeys(known.web_seeds, "was asked")
-            torrent.attach(_Handle(self, joined))
-            self._add_sources(handle, Extra(peers=known.peers))
-            return torrent
+            known = self._of(metainfo, extra, torrent.tried)
+            params = self._params(torrent, known, folder, in_place)
+            with self.changed:
+                return self._add(torrent, params, known, folder, wanted)
+        except BaseException:
+            if folder is not None:
+                folder.release(remove=False)
+            raise
+        finally:
+            with self.changed:
+                self._preparing.discard(name)
+                self.changed.notify_all()
+
+    def _add(
+        self, torrent: Torrent, params: Any, known: Extra, folder: WorkFolder | None, wanted: Sequence[int]
+    ) -> Torrent:
+        session = self._running()
+        self._settle(torrent.metainfo)
+        torrent.begin_with(wanted)
+        plain = None
+        if folder is not None:
+            params.piece_priorities = _priorities(torrent)
+            plain = library.Plain(params, folder.path)
+            plain.make(torrent.priorities)
+        handle = session.add_torrent(params)
+        joined = self._joined[torrent.metainfo.id] = _Joined(torrent, handle, folder, plain)
+        self._of_handle[handle] = joined
+        torrent.tried.dht = self._dht_in_words(torrent.metainfo)
+        torrent.tried.web_seeds = dict.fromkeys(known.web_seeds, "was asked")
+        torrent.attach(_Handle(self, joined))
+        self._add_sources(handle, Extra(peers=known.peers))
+        return torrent
 
     def leave(self, torrent: Torrent, done: Sequence[int] | None) -> None:
         """Want nothing of `torrent` any more; `done` are the pieces that were got, None if that failed."""
@@ -247,6 +274,8 @@ class Session:
             now = self._clock()
             joined.users -= 1
             joined.idle = now
+            if not joined.users:
+                torrent.want_nothing()
             if done is None:
                 joined.failed = True
                 if torrent.has_failed and not joined.users:
@@ -379,12 +408,13 @@ class Session:
         return words
 
     def _params(
-        self, metainfo: Metainfo, extra: Extra, folder: WorkFolder | None, in_place: Sequence[str | None]
+        self, torrent: Torrent, extra: Extra, folder: WorkFolder | None, in_place: Sequence[str | None]
     ) -> Any:
-        params = library.torrent_params(metainfo, folder.resume_data() if folder is not None else None)
-        library.dress(params, metainfo, folder.path if folder is not None else None, in_place)
+        params = library.torrent_params(torrent.metainfo, folder.resume_data() if folder is not None else None)
+        library.dress(params, torrent.metainfo, folder.path if folder is not None else None, in_place)
         if folder is not None:
-            library.take_in(params, metainfo, folder.path)
+            self._learn(torrent, params)
+            library.take_in(params, torrent.metainfo, folder.path)
         params.trackers = list(extra.trackers)
         params.tracker_tiers = list(range(len(params.trackers)))
         params.url_seeds = list(extra.web_seeds)
@@ -480,6 +510,9 @@ class Session:
 
     def _take(self, alert: Any) -> None:
         kind = type(alert).__name__
+        if kind == "alerts_dropped_alert":  # there were too many at once
+            for joined in self._joined.values():
+                joined.torrent.tell(library.pieces_there(joined.handle))
         of_torrent, of_magnet = _OF_TORRENTS.get(kind), _OF_MAGNETS.get(kind)
         if of_torrent is None and of_magnet is None:
             return
@@ -494,6 +527,7 @@ class Session:
         joined.unsaved = joined.unwritten = True
 
     def _checked(self, joined: _Joined, alert: Any) -> None:
+        joined.torrent.tell(library.pieces_there(joined.handle))
         joined.torrent.checked()
 
     def _hash_failed(self, joined: _Joined, alert: Any) -> None:
@@ -516,39 +550,53 @@ class Session:
         joined.torrent.failed(f"{joined.torrent.metainfo.title}: {alert.error.message()}")
 
     def _flushed(self, joined: _Joined, alert: Any) -> None:
+        if not joined.flushing:
+            return  # libtorrent does it by itself, too
         joined.flushing = False
-        if joined.to_save and not self._flush(joined):
-            joined.to_save = False
+        now = self._clock()
+        joined.flush_after = now + now - joined.flush_began
+        if joined.flush_is_for_saving:
+            # What came meanwhile and is not written, it leaves out of the note by itself.
+            joined.to_save = joined.flush_is_for_saving = False
             joined.handle.save_resume_data(library.all_that_is_there())
+        elif joined.to_save:
+            self._flush(joined)
 
     def _saved(self, joined: _Joined, alert: Any) -> None:
-        params = alert.params
-        data = library.resume_data_of(params)
+        params, began = alert.params, self._clock()
         self._learn(joined.torrent, params)
         if joined.folder is not None:
-            joined.folder.keep(data)
-        joined.saving, joined.saved = joined.saving - 1, self._clock()
+            joined.folder.keep(library.resume_data_of(params))
+        now = self._clock()
+        joined.saving, joined.saved = joined.saving - 1, now + SAVE_PART * (now - began)
         if joined.is_stuck and not joined.saving:
-            joined.is_stuck = False
+            joined.is_stuck, joined.flushing, joined.unwritten = False, False, True
             params.piece_priorities = _priorities(joined.torrent)
             if joined.mended and (seeds := list(joined.torrent.tried.web_seeds)):
                 params.url_seeds = [seeds[joined.mended % len(seeds)]]  # so that it is clear which of them lies
             self._of_handle.pop(joined.handle, None)
             self._session.remove_torrent(joined.handle)
-            joined.handle = self._session.add_torrent(params)
+            try:
+                joined.handle = self._session.add_torrent(params)
+            except RuntimeError as error:
+                joined.torrent.failed(f"{joined.torrent.metainfo.title}: {error}")
+                self._forget(joined)
+                return
             self._of_handle[joined.handle] = joined
-            joined.torrent.begun_anew()
+            joined.torrent.begun_anew(is_hurt=joined.is_hurt)
 
     def _learn(self, torrent: Torrent, params: Any) -> None:
         """Take in the hashes of pieces that peers told: without them nothing could be proved the next time."""
-        if not torrent.metainfo.has_layers and not torrent.has_failed:
-            complete = library.with_layers(params, torrent.metainfo)
-            if complete is not None:
-                torrent.metainfo = complete
-                self._rules.learned(complete)
+        if torrent.metainfo.has_layers:
+            return
+        found = library.with_layers(params, torrent.metainfo)
+        if found is not None and found.layers > torrent.metainfo.layers:
+            torrent.metainfo = found
+            self._rules.learned(found)
 
     def _not_saved(self, joined: _Joined, alert: Any) -> None:
         joined.saving -= 1
+        joined.is_stuck = False  # it is looked at again
 
     def _metadata(self, seeking: _Seeking, alert: Any) -> None:
         # Two magnets of one hybrid torrent, by either hash: libtorrent finds that out, and stops both.
@@ -625,23 +673,28 @@ class Session:
             self._flush(joined)  # what is not on the disk is not noted
 
     def _flush_all(self) -> None:
+        now = self._clock()
         for joined in self._joined.values():
-            self._flush(joined)
+            if now >= joined.flush_after:
+                self._flush(joined)
 
-    def _flush(self, joined: _Joined) -> bool:
-        """Have what has come written, to where a kill does not take it back; True if that is under way."""
+    def _flush(self, joined: _Joined) -> None:
+        """Have what has come written, to where a kill does not take it back, unless that is under way."""
         if joined.unwritten and not joined.flushing and joined.folder is not None:
             joined.unwritten, joined.flushing = False, True
+            joined.flush_began, joined.flush_is_for_saving = self._clock(), joined.to_save
             joined.handle.flush_cache()
-        return joined.flushing
 
     def _remove(self, joined: _Joined) -> None:
+        self._session.remove_torrent(joined.handle)
+        self._forget(joined)
+
+    def _forget(self, joined: _Joined) -> None:
         torrent = joined.torrent
         del self._joined[torrent.metainfo.id]
         torrent.detach()
         self.changed.notify_all()
         self._of_handle.pop(joined.handle, None)
-        self._session.remove_torrent(joined.handle)
         if joined.folder is not None:
             # What somebody else left there half-way is not to be lost with what is done.
             rest = any(torrent.has(piece) for piece in range(torrent.metainfo.pieces) if piece not in joined.done)
@@ -668,7 +721,7 @@ class Session:
         if is_left or is_hurt:
             joined.mended += is_hurt
             joined.woken, joined.pause = now, min(MOST_PAUSE, 2 * joined.pause or LEAST_PAUSE)
-            joined.is_stuck = joined.unsaved = True
+            joined.is_stuck, joined.is_hurt, joined.unsaved = True, is_hurt, True
             self._save(joined)
 
     def _keep_rates(self) -> None:

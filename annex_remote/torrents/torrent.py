@@ -107,6 +107,8 @@ class Torrent:
         """When something last came from peers."""
         self.uploaded = 0
         self.downloaded = 0
+        self._before = 0, 0
+        """Bytes that went both ways before the torrent was added anew."""
         self._counted = 0
         """What of it was taken for a sign of life."""
         self._clock = clock
@@ -116,6 +118,8 @@ class Torrent:
         """True when what was there before has been told; what comes later was proved just before."""
         self._doubtful: set[int] = set()
         """Pieces that were there before, by notes of a process that may have been killed."""
+        self._is_hashed = False
+        """True if what is told to be there was hashed by this process."""
         self._wants: dict[object, Mapping[int, int]] = {}
         self._set: dict[int, int] = {}
         """The priorities that the session was told and that are not 0."""
@@ -142,6 +146,12 @@ class Torrent:
                 self._wants[user] = wanted
             else:
                 self._wants.pop(user, None)
+            self._tell_wants()
+
+    def want_nothing(self) -> None:
+        """Take back all that was said to be wanted."""
+        with self.changed:
+            self._wants.clear()
             self._tell_wants()
 
     def begin_with(self, pieces: Sequence[int]) -> None:
@@ -211,15 +221,17 @@ class Torrent:
             raise Unavailable(f"a piece of {self.metainfo.title} could not be read back in {READ_TIME:g} seconds")
         if isinstance(data, SwarmError):
             raise data
-        if piece not in self._doubtful or not self.metainfo.has_layers or self.metainfo.proves(piece, data):
+        if piece not in self._doubtful or (self.metainfo.can_prove(piece) and self.metainfo.proves(piece, data)):
             return data
         with self.changed:
-            self._checked = False
-            self._have[:] = bytes(len(self._have))
-            self._set.clear()
-            if self._handle is not None:
-                self._handle.check_again()
-        raise Unavailable(f"a piece of {self.metainfo.title} was damaged on this machine's disk")
+            if self._checked:
+                self._checked, self._is_hashed = False, True
+                self._have[:] = bytes(len(self._have))
+                self._doubtful.clear()
+                self._set.clear()
+                if self._handle is not None:
+                    self._handle.check_again()
+        raise Unavailable(f"a piece of {self.metainfo.title} does not prove, as it is on this machine's disk")
 
     def offer(self, piece: int, data: bytes) -> None:
         """Give a proved piece that came from elsewhere."""
@@ -239,9 +251,20 @@ class Torrent:
 
     def finished(self, piece: int) -> None:
         self._have[piece] = 1
-        if not self._checked:
+        if not (self._checked or self._is_hashed):
             self._doubtful.add(piece)
         self.moved = self._clock()
+
+    def tell(self, pieces: Sequence[bool]) -> None:
+        """Take in which pieces are there: of very many, some may not have been told one by one.
+
+        And what came while the torrent was added anew may be lost.
+        """
+        for piece, is_there in enumerate(pieces[: len(self._have)]):
+            if is_there and not self._have[piece]:
+                self.finished(piece)
+            elif self._have[piece] and not is_there:
+                self._have[piece] = 0
 
     def checked(self) -> None:
         """Take in that all has been told that was there before."""
@@ -256,9 +279,16 @@ class Torrent:
         if piece in self._waiting:
             self._reads[piece] = data
 
-    def begun_anew(self) -> None:
-        """Take in that what was being read will not be told any more; it is to be asked for again."""
+    def begun_anew(self, *, is_hurt: bool = False) -> None:
+        """Take in that what was being read will not be told any more; it is to be asked for again.
+
+        From here on, bytes are counted from 0. After damaged pieces (`is_hurt`), only those beyond as many as came
+        before are a sign of life.
+        """
         self._not_read("was begun anew")
+        last = self.downloaded - self._before[0]
+        self._before = self.downloaded, self.uploaded
+        self._counted = self.downloaded + (last if is_hurt else 0)
 
     def _not_read(self, why: str) -> None:
         for piece, data in self._reads.items():
@@ -269,9 +299,8 @@ class Torrent:
         self._error = text
 
     def came(self, downloaded: int, uploaded: int) -> None:
-        """Take in the bytes that went both ways since the torrent was joined."""
-        # Of one that was added anew, bytes count from 0: only those beyond what came before are a sign of life.
-        if downloaded - self._counted >= LEAST:
-            self._counted = downloaded
+        """Take in the bytes that went both ways since the torrent was added, or added anew."""
+        self.downloaded, self.uploaded = self._before[0] + downloaded, self._before[1] + uploaded
+        if self.downloaded - self._counted >= LEAST:
+            self._counted = self.downloaded
             self.moved = self._clock()
-        self.downloaded, self.uploaded = downloaded, uploaded

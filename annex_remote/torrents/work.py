@@ -81,11 +81,13 @@ def room_missing(parent: str, name: str, path: str, size: int) -> int:
         free = shutil.disk_usage(parent).free
     except OSError:
         return 0
+    here = beside = 0
     with suppress(OSError):
-        free += min(size, os.path.getsize(path))
+        here = min(size, os.path.getsize(path))
     with suppress(OSError), os.scandir(os.path.join(parent, name)) as entries:
-        free += min(size, sum(512 * entry.stat(follow_symlinks=False).st_blocks for entry in entries))
-    return max(0, 2 * size - free)
+        beside = sum(512 * entry.stat(follow_symlinks=False).st_blocks for entry in entries)
+    left = size - here  # only that is fetched
+    return max(0, 2 * left - min(left, beside) - free)
 
 
 def _locked(path: str) -> int | None:

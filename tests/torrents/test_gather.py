@@ -254,6 +254,22 @@ def test_one_of_which_nothing_came_before_is_not_waited_for_as_long(rig: Rig) ->
     rig.gathering.check()
 
 
+@pytest.mark.parametrize("more", [1000, -1000])
+def test_the_next_torrent_may_have_another_size(tmp_path: Path, more: int) -> None:
+    """Of a key whose size is not known: what is fetched is all of that torrent's file."""
+    rig = Rig(tmp_path, mix=False)
+    dead = rig.swarm()
+    contents = {**CONTENTS, "b": noise("another b", SIZE + more)}
+    other = rig.swarm(contents=contents)
+    run = Run(rig.gathering.run)
+    rig.wait_for(lambda: dead.priorities)
+    rig.clock.advance(TIMEOUT + 1)
+    rig.wait_for(lambda: other.priorities)
+    other.bring(other.all)
+    run.join()
+    assert rig.path.read_bytes() == contents["b"]
+
+
 def test_it_is_told_once_what_is_waited_for(rig: Rig) -> None:
     swarm = rig.swarm()
     rig.gathering.check()
@@ -817,6 +833,8 @@ def test_what_is_there_without_hashes_is_fetched_again(tmp_path: Path) -> None:
     swarm = FakeSwarm(bare, CONTENTS, rig.changed, rig.clock)
     rig.gathering.expect(1)
     rig.gathering.add(Part(swarm.torrent, file_of(bare, "b")))
+    with swarm.changed:
+        swarm.torrent.checked()
     swarm.bring(swarm.all)
     assert in_thread(rig.gathering.run)
     assert rig.whole()

@@ -14,16 +14,20 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from annex_remote.errors import BadSetting, Cancelled, Damaged, NotEnough, Unavailable
 from annex_remote.torrents.addresses import parse_allowed
+from annex_remote.torrents.bencode import decode_with_spans, encode
 from annex_remote.torrents.known import Extra
 from annex_remote.torrents.metainfo import Metainfo, from_info, parse
-from annex_remote.torrents.session import ASK_DHT, LINGER, Rules, Session, _Asking
+from annex_remote.torrents.session import ASK_DHT, LINGER, Rules, Session, _Asking, _Joined
+from annex_remote.torrents.torrent import Torrent
 from annex_remote.torrents.urls import Magnet
+from annex_remote.torrents.work import WorkFolder
 from tests.fakes import FakeClock, Run, in_thread
 from tests.servers import LibtorrentPeer, make_torrent
 from tests.servers.torrents import Kind
@@ -305,14 +309,88 @@ def test_the_hashes_of_pieces_are_learned_from_peers(ground: Ground, seeder: Lib
     shared = ground.share({"a": 5 * PIECE, "b": 3 * PIECE}, "v2")
     learned: list[Metainfo] = []
     session = ground.session(rules=Rules(SETTINGS, HERE, learned=learned.append))
-    bare = from_info(info_of(shared.metainfo.document), Magnet(None, shared.metainfo.v2))
+    info, _ = decode_with_spans(info_of(shared.metainfo.document))
+    tracker = "http://127.0.0.1:9/announce"
+    bare = parse(encode({b"announce": tracker.encode(), b"info": info}))
     assert not bare.has_layers
     torrent = session.join(bare, Extra(peers=tuple(seed(seeder, shared))), wanted=range(8))
     until(lambda: learned)
-    assert learned == [torrent.metainfo]
-    assert torrent.metainfo.has_layers
+    until(lambda: torrent.metainfo.has_layers)
+    assert learned[-1] == torrent.metainfo
+    assert (torrent.metainfo.id, torrent.metainfo.trackers) == (shared.metainfo.id, ((tracker,),))
     assert torrent.metainfo.proves(1, shared.files["a"][PIECE : 2 * PIECE])
     session.leave(torrent, None)
+
+
+class Disk:
+    """A handle, and a session, of libtorrent's in which nothing happens by itself."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def flush_cache(self) -> None:
+        self.asked.append("flush")
+
+    def save_resume_data(self, _: object) -> None:
+        self.asked.append("save")
+
+    def add_torrent(self, _: object) -> Disk:
+        return Disk()
+
+    def remove_torrent(self, _: object) -> None:
+        pass
+
+
+@pytest.fixture
+def saver(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Session, Any, Disk]]:
+    """A session with a torrent that pieces come of."""
+    session, disk = ground.session(clock=FakeClock()), Disk()
+    metainfo = ground.share({"": 5 * PIECE}).metainfo
+    folder = WorkFolder.claim(str(ground.work), metainfo.id)
+    torrent = Torrent(metainfo, session.changed, session._clock)
+    joined = _Joined(torrent, disk, folder, None)
+    session._session = disk
+    session._joined[metainfo.id] = joined
+    monkeypatch.setattr("annex_remote.torrents.library.resume_data_of", lambda _: b"notes")
+    torrent.checked()
+    yield session, joined, disk
+    session._session = None
+    folder.release(remove=True)
+
+
+def test_notes_are_made_while_pieces_come(saver: tuple[Session, Any, Disk]) -> None:
+    session, joined, disk = saver
+    came = SimpleNamespace(piece_index=1)
+    session._piece_finished(joined, came)
+    session._flush_all()
+    session._piece_finished(joined, came)
+    session._save(joined)
+    assert disk.asked == ["flush"]
+    session._flushed(joined, None)  # it began before what is to be noted had come
+    assert disk.asked == ["flush", "flush"]
+    session._piece_finished(joined, came)
+    session._flushed(joined, None)
+    assert disk.asked == ["flush", "flush", "save"]
+    session._saved(joined, SimpleNamespace(params=None))
+    assert joined.folder.resume_data() == b"notes"
+    session._flush_all()
+    assert disk.asked[3:] == ["flush"]
+
+
+def test_a_torrent_that_is_added_anew_is_written_and_noted_on(saver: tuple[Session, Any, Disk]) -> None:
+    session, joined, disk = saver
+    session._piece_finished(joined, SimpleNamespace(piece_index=1))
+    joined.is_stuck = True
+    session._save(joined)
+    session._flushed(joined, None)
+    session._piece_finished(joined, SimpleNamespace(piece_index=2))
+    session._flush_all()
+    assert joined.flushing  # and nobody will tell when that is done
+    session._saved(joined, SimpleNamespace(params=SimpleNamespace(piece_priorities=[])))
+    assert joined.handle is not disk
+    session._save(joined)
+    session._flushed(joined, None)
+    assert joined.handle.asked == ["flush", "save"]
 
 
 @pytest.mark.parametrize("kind", ["v1", "v2"])

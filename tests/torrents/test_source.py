@@ -426,7 +426,7 @@ def test_a_torrent_that_comes_too_late_is_left(
     source.session.leave(begun, ())
     gathering.expect(1)
     in_thread(lambda: source._join(magnet_url(late, seeder), gathering, None, NEVER))
-    assert all(not joined.users for joined in source.session._joined.values())
+    assert all(not joined.users and not joined.torrent.priorities for joined in source.session._joined.values())
     source.close()
     assert [path.name for path in ground.work.iterdir()] == ([] if whole else [late.metainfo.id])
 

@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annex_remote.errors import Unavailable
-from annex_remote.torrents.metainfo import Metainfo
+from annex_remote.torrents.metainfo import Metainfo, from_info
 from annex_remote.torrents.torrent import Torrent, Tried
+from annex_remote.torrents.urls import Magnet
 from annex_remote.torrents.wanting import forward
 from tests.fakes import FakeClock, Run, in_thread
-from tests.torrents.documents import BLOCK
+from tests.torrents.documents import BLOCK, info_of
 from tests.torrents.swarm import KINDS, FakeSwarm, Kind, metainfo_of, noise
 
 CONTENTS = {"a": noise("a", 3 * BLOCK), "b": noise("b", 2 * BLOCK + 5)}
@@ -215,7 +216,7 @@ def test_damage_of_what_was_there_before_has_all_checked_again(kind: Kind) -> No
         swarm.torrent.checked()
     swarm.damaged = {1}
     swarm.torrent.begin_read(1)
-    with pytest.raises(Unavailable, match="T was damaged on this machine's disk"):
+    with pytest.raises(Unavailable, match="a piece of T does not prove, as it is on this machine's disk"):
         swarm.torrent.read(1)
     assert (swarm.rechecked, [swarm.torrent.has(piece) for piece in swarm.all]) == (1, [False] * 6)
     with swarm.changed:
@@ -274,12 +275,58 @@ def test_it_is_known_when_something_last_came() -> None:
     torrent.finished(0)
     assert torrent.moved == began + 10
     clock.advance(5)
-    torrent.came(5, 0)  # it was added anew, and counts from the beginning
+    torrent.begun_anew(is_hurt=True)
+    torrent.came(5, 0)
     assert torrent.moved == began + 10
-    torrent.came(BLOCK, 0)
+    torrent.came(2 * BLOCK - 1, 0)
     assert torrent.moved == began + 10  # what somebody sends who is banned each time is no sign of life
-    torrent.came(2 * BLOCK, 0)
+    torrent.came(3 * BLOCK, 7)
     assert torrent.moved == began + 15
+    assert (torrent.downloaded, torrent.uploaded) == (5 * BLOCK - 1, 107)
+    clock.advance(5)
+    torrent.begun_anew()  # its peers had left
+    torrent.came(BLOCK, 1)
+    assert (torrent.moved, torrent.uploaded) == (began + 20, 108)
+
+
+def test_what_was_not_told_is_there_and_what_was_lost_is_not(swarm: FakeSwarm) -> None:
+    swarm.torrent.want("one", dict.fromkeys(swarm.all, 1))
+    with swarm.changed:
+        swarm.torrent.checked()
+        swarm.bring([0, 1])
+        swarm.torrent.tell([True, False, True, False, False, False])
+        swarm.torrent.checked()
+    assert [swarm.torrent.has(piece) for piece in swarm.all] == [True, False, True, False, False, False]
+    assert swarm.torrent.priorities == dict.fromkeys([1, 3, 4, 5], 1)
+
+
+def test_what_was_there_before_and_has_no_hash_is_checked_first() -> None:
+    """A v2 magnet brings no piece layers: only libtorrent, which has them of peers, can tell if it is right."""
+    whole = metainfo_of(CONTENTS, "v2")
+    swarm = FakeSwarm(from_info(info_of(whole.document), Magnet(None, whole.v2)), CONTENTS)
+    large = next(piece for piece in swarm.all if not swarm.metainfo.can_prove(piece))
+    with swarm.changed:
+        swarm.bring(swarm.all)
+        swarm.torrent.checked()
+    swarm.torrent.begin_read(large)
+    with pytest.raises(Unavailable, match="does not prove"):
+        swarm.torrent.read(large)
+    assert (swarm.rechecked, swarm.torrent.has(large)) == (1, False)
+    with swarm.changed:
+        swarm.bring([large])
+        swarm.torrent.checked()
+    swarm.torrent.begin_read(large)
+    assert swarm.torrent.read(large) == swarm.piece(large)
+    assert swarm.rechecked == 1
+
+
+def test_nothing_is_wanted_any_more(swarm: FakeSwarm) -> None:
+    with swarm.changed:
+        swarm.torrent.checked()
+    swarm.torrent.begin_with([0, 1])
+    swarm.torrent.want("one", {3: 2})
+    swarm.torrent.want_nothing()
+    assert swarm.priorities == {}
 
 
 def test_pieces_are_counted(swarm: FakeSwarm) -> None:

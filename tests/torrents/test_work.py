@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from annex_remote.errors import Unavailable
-from annex_remote.torrents.work import LEFT_OVER, WorkFolder, sweep
+from annex_remote.torrents.work import LEFT_OVER, WorkFolder, room_missing, sweep
 from tests.fakes import Run, in_thread
 
 NOW = 2e9
@@ -200,3 +201,31 @@ def test_a_sweep_keeps_to_its_folders(tmp_path: Path) -> None:
     assert [path.name for path in elsewhere.iterdir()] == ["precious"]
     assert {path.name for path in parent.iterdir()} == {"link", "file", "made just now"}
     sweep(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("free", "here", "beside", "missing"),
+    [
+        (200, 0, 0, 0),
+        (199, 0, 0, 1),
+        (20, 99, 0, 0),  # only what is left is fetched
+        (1, 99, 0, 1),
+        (100, 0, 1000, 0),  # of other files, too
+        (0, 100, 0, 0),
+    ],
+)
+def test_what_is_missing_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, here: int, beside: int, missing: int
+) -> None:
+    block = 4096
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=free * block))
+    path = tmp_path / "tmp"
+    path.write_bytes(bytes(here * block))
+    (tmp_path / "T").mkdir()
+    (tmp_path / "T/f0").write_bytes(bytes(beside * block))
+    assert room_missing(str(tmp_path), "T", str(path), 100 * block) == missing * block
+
+
+def test_a_disk_that_does_not_tell_has_room(tmp_path: Path) -> None:
+    assert room_missing(str(tmp_path / "none"), "T", str(tmp_path / "tmp"), 1 << 60) == 0
