@@ -294,7 +294,6 @@ class TorrentSource:
             gathering.cannot(f"internal error: {type(error).__name__}: {error}")
         else:
             if not gathering.add(part):
-                part.torrent.want(gathering, {})
                 self._session.leave(part.torrent, part.span if gathering.is_whole else ())
 
     def _require_room(self, metainfo: Metainfo, file: TorrentFile, path: str) -> None:
