@@ -394,6 +394,16 @@ def test_loopback_hears_what_is_allowed(way: str, host: str, ground: Ground, ear
     assert is_heard(ground, ground.source(f"{HERE} ::1"), url_by(ground, way, [host], ear), ear)
 
 
+@pytest.mark.parametrize("host", HOSTS[2:])
+@pytest.mark.parametrize("way", ["web seed", "web seed with TLS", "peer of a magnet"])
+def test_loopback_by_its_mapped_address_hears_what_is_allowed(
+    way: str, host: str, ground: Ground, ear: Ear
+) -> None:
+    """That libtorrent (2.1) never asks a tracker at a mapped address is its own doing: no setting brings it to."""
+    source = ground.source(f"{HERE} ::1", listen=ANYWHERE)
+    assert is_heard(ground, source, url_by(ground, way, [host], ear), ear)
+
+
 def test_the_nodes_that_a_torrent_names_hear_nothing(ground: Ground, ear: Ear) -> None:
     url = ground.torrent(document(nodes=[[HERE, ear.port], ["localhost", ear.port]]))
     with Ear(THERE) as node:
