@@ -127,8 +127,6 @@ class _Joined:
     """True if the last who wanted something did not get it: what is there stays, be it less than a piece."""
     is_stuck: bool = False
     """True if it is to be added anew."""
-    is_hurt: bool = False
-    """True if that is because of pieces that came damaged."""
     woken: float = 0.0
     """When it was last added anew."""
     pause: float = 0.0
@@ -410,7 +408,9 @@ class Session:
     def _params(
         self, torrent: Torrent, extra: Extra, folder: WorkFolder | None, in_place: Sequence[str | None]
     ) -> Any:
-        params = library.torrent_params(torrent.metainfo, folder.resume_data() if folder is not None else None)
+        kept = folder.resume_data() if folder is not None else None
+        torrent.is_hashed = folder is not None and kept is None
+        params = library.torrent_params(torrent.metainfo, kept)
         library.dress(params, torrent.metainfo, folder.path if folder is not None else None, in_place)
         if folder is not None:
             self._learn(torrent, params)
@@ -583,7 +583,7 @@ class Session:
                 self._forget(joined)
                 return
             self._of_handle[joined.handle] = joined
-            joined.torrent.begun_anew(is_hurt=joined.is_hurt)
+            joined.torrent.begun_anew()
 
     def _learn(self, torrent: Torrent, params: Any) -> None:
         """Take in the hashes of pieces that peers told: without them nothing could be proved the next time."""
@@ -721,7 +721,7 @@ class Session:
         if is_left or is_hurt:
             joined.mended += is_hurt
             joined.woken, joined.pause = now, min(MOST_PAUSE, 2 * joined.pause or LEAST_PAUSE)
-            joined.is_stuck, joined.is_hurt, joined.unsaved = True, is_hurt, True
+            joined.is_stuck = joined.unsaved = True
             self._save(joined)
 
     def _keep_rates(self) -> None:

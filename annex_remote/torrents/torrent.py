@@ -118,8 +118,8 @@ class Torrent:
         """True when what was there before has been told; what comes later was proved just before."""
         self._doubtful: set[int] = set()
         """Pieces that were there before, by notes of a process that may have been killed."""
-        self._is_hashed = False
-        """True if what is told to be there was hashed by this process."""
+        self.is_hashed = False
+        """True if whatever is told to be there was hashed by this process: nothing is known from notes."""
         self._wants: dict[object, Mapping[int, int]] = {}
         self._set: dict[int, int] = {}
         """The priorities that the session was told and that are not 0."""
@@ -225,7 +225,7 @@ class Torrent:
             return data
         with self.changed:
             if self._checked:
-                self._checked, self._is_hashed = False, True
+                self._checked, self.is_hashed = False, True
                 self._have[:] = bytes(len(self._have))
                 self._doubtful.clear()
                 self._set.clear()
@@ -251,7 +251,7 @@ class Torrent:
 
     def finished(self, piece: int) -> None:
         self._have[piece] = 1
-        if not (self._checked or self._is_hashed):
+        if not (self._checked or self.is_hashed):
             self._doubtful.add(piece)
         self.moved = self._clock()
 
@@ -279,16 +279,16 @@ class Torrent:
         if piece in self._waiting:
             self._reads[piece] = data
 
-    def begun_anew(self, *, is_hurt: bool = False) -> None:
+    def begun_anew(self) -> None:
         """Take in that what was being read will not be told any more; it is to be asked for again.
 
-        From here on, bytes are counted from 0. After damaged pieces (`is_hurt`), only those beyond as many as came
-        before are a sign of life.
+        From here on, bytes are counted from 0. Where pieces came damaged, only those beyond as many as came before
+        are a sign of life: who sends them is banned, and is let in again.
         """
         self._not_read("was begun anew")
         last = self.downloaded - self._before[0]
         self._before = self.downloaded, self.uploaded
-        self._counted = self.downloaded + (last if is_hurt else 0)
+        self._counted = self.downloaded + (last if self.tried.bad else 0)
 
     def _not_read(self, why: str) -> None:
         for piece, data in self._reads.items():

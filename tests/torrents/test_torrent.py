@@ -275,7 +275,8 @@ def test_it_is_known_when_something_last_came() -> None:
     torrent.finished(0)
     assert torrent.moved == began + 10
     clock.advance(5)
-    torrent.begun_anew(is_hurt=True)
+    torrent.lost(3)
+    torrent.begun_anew()
     torrent.came(5, 0)
     assert torrent.moved == began + 10
     torrent.came(2 * BLOCK - 1, 0)
@@ -283,10 +284,17 @@ def test_it_is_known_when_something_last_came() -> None:
     torrent.came(3 * BLOCK, 7)
     assert torrent.moved == began + 15
     assert (torrent.downloaded, torrent.uploaded) == (5 * BLOCK - 1, 107)
+
+
+def test_bytes_of_peers_that_come_back_are_a_sign_of_life() -> None:
+    clock = FakeClock()
+    torrent = Torrent(METAINFO, threading.Condition(), clock)
+    torrent.came(9 * BLOCK, 100)
     clock.advance(5)
-    torrent.begun_anew()  # its peers had left
+    began = clock()
+    torrent.begun_anew()
     torrent.came(BLOCK, 1)
-    assert (torrent.moved, torrent.uploaded) == (began + 20, 108)
+    assert (torrent.moved, torrent.downloaded, torrent.uploaded) == (began, 10 * BLOCK, 101)
 
 
 def test_what_was_not_told_is_there_and_what_was_lost_is_not(swarm: FakeSwarm) -> None:
