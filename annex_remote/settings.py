@@ -69,7 +69,7 @@ SETTINGS = (
         fixed=False,
     ),
     Setting("torrents", "no: leave torrents and magnet links to others", "yes", fixed=False),
-    Setting("transport", "foreground, background (gives way to all other traffic), or auto", "auto", fixed=False),
+    Setting("transport", "foreground, background (gives way to other traffic), or auto", "auto", fixed=False),
     Setting(
         "listen",
         "ADDRESS:PORT where peers may connect to, separated by blanks; or none",

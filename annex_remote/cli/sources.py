@@ -249,16 +249,24 @@ def seed(remote: str, upload_limit: str | None, listen: str | None, dry_run: boo
     a torrent, where that is not known. What comes here or goes meanwhile is seen within ten minutes. The settings
     of REMOTE hold.
     """
+    from annex_remote.torrenting import torrent_settings
     from annex_remote.torrents.settings import read_torrent_settings
 
     limit = parse_limit("--upload-limit", upload_limit) if upload_limit is not None else None
-    changes = {"listen": read_torrent_settings({"listen": listen}).listen} if listen is not None else {}
-    source = enabled_source(consult(remote), remote, upload_limit=limit, **changes)
+    told = consult(remote)
+    changes: dict[str, object] = {}
+    if listen is not None:
+        changes["listen"] = read_torrent_settings({"listen": listen}).listen
+    if torrent_settings(told.config, told.git_dir, told.name).transport == "auto":
+        changes["transport"] = "foreground"  # whoever starts a server means it, terminal or not
+    source = enabled_source(told, remote, upload_limit=limit, **changes)
     if dry_run:
         _print_planned(source, remote, as_json)
         return
     from annex_remote.seeding import Seeding, require_ports
 
+    if source.settings.transport == "background":
+        err.print("only peers that know µTP are served, as transport=background says")
     require_ports(source.settings.listen)
     seeding = Seeding(source)
     try:
