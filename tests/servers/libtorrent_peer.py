@@ -34,6 +34,7 @@ _ALONE: dict[str, Any] = {
     "dht_bootstrap_nodes": "",
     "dht_restrict_routing_ips": False,
     "dht_restrict_search_ips": False,
+    "dht_block_ratelimit": 10_000,
     "webtorrent_stun_server": "",
     # A tracker on this machine may have what URL it likes, one with a passkey too.
     "ssrf_mitigation": False,
@@ -46,15 +47,17 @@ class Peer:
     transport: "tcp", "utp", or "both", which makes libtorrent try μTP first.
     dht: the nodes that the DHT is entered by.
     unchecked: nothing is ever checked; it seeds what is there.
+    lsd: it tells its network of torrents, and hears who else has them.
     """
 
     def __init__(
-        self, address: str, *, transport: str, encryption: str, dht: list[str] | None, unchecked: bool
+        self, address: str, *, transport: str, encryption: str, dht: list[str] | None, unchecked: bool, lsd: bool
     ) -> None:
         policy = {"none": lt.enc_policy.disabled, "allowed": lt.enc_policy.enabled, "forced": lt.enc_policy.forced}
         self._session = _session(
             address,
             {
+                "enable_lsd": lsd,
                 "enable_dht": dht is not None,
                 "dht_bootstrap_nodes": ",".join(dht or ()),
                 "enable_incoming_tcp": transport != "utp",

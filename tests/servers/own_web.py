@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
 from abc import ABC, abstractmethod
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
 
+from tests.servers.certificates import Certificate
 from tests.servers.ports import HOST, Port
 
 _PATIENCE = 30
@@ -21,9 +23,10 @@ class OwnWeb(ABC):
     As a context manager it is started, and at the end stopped, with all connections that it has.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, certificate: Certificate | None = None) -> None:
         self.asked: list[str] = []
         self.ended = threading.Event()
+        self._certificate = certificate
         self._port = Port()
         self._connections: set[socket.socket] = set()
         self._server: _Server | None = None
@@ -31,7 +34,7 @@ class OwnWeb(ABC):
     @property
     def url(self) -> str:
         """Its address, without a slash at the end."""
-        return f"http://{HOST}:{self._port.number}"
+        return f"{'https' if self._certificate else 'http'}://{HOST}:{self._port.number}"
 
     @abstractmethod
     def answer(self, request: BaseHTTPRequestHandler) -> None:
@@ -76,6 +79,13 @@ class OwnWeb(ABC):
                 pass
 
         self._server = _Server((HOST, self._port.number), Request)
+        if self._certificate is not None:
+            tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            tls.load_cert_chain(self._certificate.chain, self._certificate.key)
+            # Hands are shaken with the first read, on the thread of the connection: who hangs is nobody else's.
+            self._server.socket = tls.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         threading.Thread(target=self._server.serve_forever, args=(_LOOK_AGAIN,), daemon=True).start()
         return self
 

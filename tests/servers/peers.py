@@ -22,6 +22,7 @@ class LibtorrentPeer(Controlled, Peer):
     dht: the nodes to enter the DHT by; without any it takes no part.
     host: its address, one below 127; libtorrent at its defaults keeps one connection to each address only.
     unchecked: it seeds whatever is in the folder, and says that it is the torrent's, as a peer that lies.
+    lsd: it tells its network of torrents (BEP 14), and hears who else has them.
     """
 
     program = "libtorrent"
@@ -35,6 +36,7 @@ class LibtorrentPeer(Controlled, Peer):
         dht: Iterable[str] = (),
         host: str = HOST,
         unchecked: bool = False,
+        lsd: bool = False,
     ) -> None:
         super().__init__(folder)
         self.host = host
@@ -43,6 +45,7 @@ class LibtorrentPeer(Controlled, Peer):
             "encryption": encryption,
             "dht": list(dht) or None,
             "unchecked": unchecked,
+            "lsd": lsd,
         }
 
     def prepare(self) -> list[str]:

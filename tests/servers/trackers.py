@@ -17,6 +17,7 @@ from urllib.parse import quote
 import requests
 
 from tests.servers.available import BITTORRENT_TRACKER, found
+from tests.servers.certificates import Certificate
 from tests.servers.own_web import OwnWeb, send
 from tests.servers.process import Server, ServerError
 from tests.servers.torrents import PATIENCE
@@ -134,9 +135,15 @@ class ToldTracker(OwnWeb):
     """
 
     def __init__(
-        self, peers: Iterable[str] = (), *, failure: str = "", hangs: bool = False, passkey: str = ""
+        self,
+        peers: Iterable[str] = (),
+        *,
+        failure: str = "",
+        hangs: bool = False,
+        passkey: str = "",
+        certificate: Certificate | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(certificate=certificate)
         self.told = list(peers)
         self._failure = failure.encode()
         self._hangs = hangs

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from typing import get_args
+from urllib.parse import parse_qs, quote, urlsplit
 
+import libtorrent as lt
 import pytest
 
 from annex_remote.torrents.metainfo import parse
@@ -25,7 +28,7 @@ from tests.servers import (
 )
 from tests.servers.torrents import Kind
 from tests.sessions.session import Repository, Session
-from tests.sessions.sharing import Shared, downloader, forget_metainfo, getting, left_over
+from tests.sessions.sharing import ALBUM, Shared, downloader, forget_metainfo, getting, left_over
 
 SIZE = 2 << 20
 PEERS = (Aria2, Transmission, WebTorrent, LibtorrentPeer)
@@ -62,6 +65,45 @@ def test_a_file_comes_from(
             magnet = magnet_of(torrent, peers=[peer.address], trackers=False)
             laptop.run(f"git annex addurl --raw-except=vault '{magnet}' --file again")
             assert laptop.read("again") == film.read_bytes()
+    assert left_over(laptop) == []
+
+
+def write_padding(torrent: Path, folder: Path) -> None:
+    """Make the files of a hybrid torrent that are padding: for those who do not know them, they are files."""
+    about = lt.load_torrent_buffer(torrent.read_bytes()).ti
+    assert about is not None
+    layout = about.layout()
+    for index in range(layout.num_files()):
+        if layout.file_flags(index) & 1:
+            path = Path(layout.file_path(index, str(folder.parent)))
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(bytes(layout.file_size(index)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "of"),
+    [(Aria2, "v1"), (Transmission, "v1"), (WebTorrent, "v1"), (WebTorrent, "hybrid"), (LibtorrentPeer, "hybrid")],
+    ids=lambda each: each if isinstance(each, str) else each.__name__,
+)
+def test_an_album_comes_from(
+    kind: type[Peer],
+    of: Kind,
+    session: Session,
+    shared: Shared,
+    laptop: Repository,
+    tracker: BitTorrentTracker,
+) -> None:
+    """Transmission (3.00) refuses hybrid torrents; aria2 (1.36) takes them, but none who asks it for such a one."""
+    album = shared.album()
+    torrent = shared.torrent(album, of, trackers=[tracker.announce])
+    write_padding(torrent, album)
+    with kind(session.folder / "peer") as peer:
+        tracker.wait_for(peer.seed(torrent, shared.folder), seeds=1)
+        laptop.run(f"git annex addurl --fast --raw-except=vault 'file://{quote(str(torrent))}' --prefix=x/")
+        laptop.run("git annex get x")
+        [folder] = (laptop.path / "x").iterdir()
+        got = {path.name: path.read_bytes() for path in folder.iterdir()}
+        assert got == {name.replace(" ", "_").replace("/", "_"): (album / name).read_bytes() for name in ALBUM}
     assert left_over(laptop) == []
 
 
@@ -138,17 +180,58 @@ def test_a_tracker_tells_of_peers(
     assert left_over(laptop) == []
 
 
-def test_the_dht_alone_tells_of_peers(session: Session, shared: Shared, laptop: Repository) -> None:
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_the_dht_alone_tells_of_peers(kind: Kind, session: Session, shared: Shared, laptop: Repository) -> None:
+    """Of a hybrid one it tells by either hash; magnets have nothing but hashes."""
     film = shared.file("film.bin", SIZE)
+    torrent = shared.torrent(film, kind)
+    hashes = parse(torrent.read_bytes())
+    topics = [f"xt=urn:btih:{hashes.v1.hex()}"] if hashes.v1 else []
+    topics += [f"xt=urn:btmh:1220{hashes.v2.hex()}"] if hashes.v2 else []
     with (
         DhtNodes(session.folder / "dht") as dht,
         LibtorrentPeer(session.folder / "peer", dht=dht.nodes) as peer,
     ):
         laptop.run(f"git config remote.vault.swarm-dht '{' '.join(dht.nodes)}'")
-        identity = peer.seed(shared.torrent(film), shared.folder)
-        assert dht.announced(identity) == [peer.address]
-        laptop.run(f"git annex addurl --raw-except=vault magnet:?xt=urn:btih:{identity}")
-        assert laptop.read("film.bin") == film.read_bytes()
+        peer.seed(torrent, shared.folder)
+        for each in (hashes.v1, hashes.v2):
+            if each:
+                assert dht.announced(each.hex()[:40]) == [peer.address]
+        for number, magnet in enumerate(sorted({*topics, "&".join(topics)})):
+            laptop.run(f"git annex addurl --raw-except=vault 'magnet:?{magnet}' --file {number}")
+            assert laptop.read(str(number)) == film.read_bytes()
+            forget_metainfo(session)
+    assert left_over(laptop) == []
+
+
+def tells_itself() -> bool:
+    """Return whether what is sent to a group of this machine's loopback arrives there (BEP 14 has this group)."""
+    group = "239.192.152.143"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.settimeout(5)
+            sock.bind((group, 0))
+            here = socket.inet_aton("127.0.0.1")
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton(group) + here)
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, here)
+            sock.sendto(b"hello", sock.getsockname())
+            return sock.recv(5) == b"hello"
+        except OSError:
+            return False
+
+
+@pytest.mark.parametrize("kind", ["v1", "v2"])
+def test_the_local_network_alone_tells_of_peers(
+    kind: Kind, session: Session, shared: Shared, laptop: Repository
+) -> None:
+    if not tells_itself():
+        pytest.skip("nothing can be said to a group on this machine's loopback")
+    film = shared.file("film.bin", SIZE)
+    torrent = shared.torrent(film, kind)
+    with LibtorrentPeer(session.folder / "peer", lsd=True) as peer:
+        peer.seed(torrent, shared.folder)
+        laptop.run(f"git annex addurl --raw-except=vault '{magnet_of(torrent)}' --file film")
+        assert laptop.read("film") == film.read_bytes()
     assert left_over(laptop) == []
 
 

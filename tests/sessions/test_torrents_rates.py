@@ -1,0 +1,68 @@
+"""Torrents whose bytes come at a known rate: what comes from where, and what is seen of it meanwhile."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers import LibtorrentPeer, magnet_of
+from tests.sessions.session import Repository, Session
+from tests.sessions.sharing import STORES, Shared, downloader, left_over
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def shared(session: Session) -> Shared:
+    return Shared.made(session)
+
+
+@pytest.fixture
+def laptop(session: Session) -> Repository:
+    return downloader(session)
+
+
+@pytest.fixture
+def peer(session: Session) -> Iterator[LibtorrentPeer]:
+    with LibtorrentPeer(session.folder / "peer", transport="tcp") as peer:
+        yield peer
+
+
+def test_a_get_uses_shares_and_peers_at_once(shared: Shared, laptop: Repository, peer: LibtorrentPeer) -> None:
+    """Alone the peer would take eight seconds, and the stores six."""
+    size = 8 * MIB
+    film = shared.file("film.bin", size)
+    torrent = shared.torrent(film)
+    identity = peer.seed(torrent, shared.folder)
+    laptop.run(f"git annex addurl --raw-except=vault '{magnet_of(torrent, peers=[peer.address])}'")
+    laptop.run("git -c remote.vault.swarm-torrents=no annex copy --to vault film.bin")
+    laptop.run("git annex drop film.bin")
+    peer.forget(identity)
+    peer.seed(torrent, shared.folder, upload_limit=MIB)
+    for store in STORES:
+        laptop.run(f"git config remote.vault.swarm-limit-{store} 700KiB/s")
+    laptop.run("git annex get film.bin")
+    assert laptop.read("film.bin") == film.read_bytes()
+    given = peer.status(identity)["uploaded"]
+    assert size // 8 < given < size * 7 // 8
+    assert left_over(laptop) == []
+
+
+def test_progress_is_seen_while_bytes_come(shared: Shared, laptop: Repository, peer: LibtorrentPeer) -> None:
+    size = 4 * MIB
+    film = shared.file("film.bin", size)
+    torrent = shared.torrent(film)
+    peer.seed(torrent, shared.folder, upload_limit=MIB)
+    laptop.run(f"git annex addurl --fast --raw-except=vault '{magnet_of(torrent, peers=[peer.address])}'")
+    said = laptop.run("git annex get --json --json-progress film.bin").out
+    assert laptop.read("film.bin") == film.read_bytes()
+    lines = [json.loads(line) for line in said.splitlines()]
+    steps = [line for line in lines if "byte-progress" in line]
+    assert {line["total-size"] for line in steps} == {size}
+    counts = [line["byte-progress"] for line in steps]
+    assert counts == sorted(counts)
+    between = {count for count in counts if 0 < count < size}
+    assert len(between) >= 4
+    assert lines[-1]["success"]
