@@ -93,7 +93,7 @@ def test_an_album_comes_from(
     laptop: Repository,
     tracker: BitTorrentTracker,
 ) -> None:
-    """Transmission (3.00) refuses hybrid torrents; aria2 (1.36) takes them, but none who asks it for such a one."""
+    """Transmission (3.00) refuses hybrid torrents; aria2 (1.36) takes them, but nobody who asks for one."""
     album = shared.album()
     torrent = shared.torrent(album, of, trackers=[tracker.announce])
     write_padding(torrent, album)
