@@ -23,7 +23,7 @@ from tests.servers import (
 )
 from tests.servers.nginx import Nginx
 from tests.servers.torrents import PIECE, Kind
-from tests.sessions.session import Repository, Session, sizes_of, wait_for
+from tests.sessions.session import Repository, Session, wait_for
 from tests.sessions.sharing import Shared, downloader, left_over
 
 SIZE = 3 << 20
