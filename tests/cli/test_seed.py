@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +27,7 @@ from annex_remote.torrents.metainfo import Metainfo, parse
 from annex_remote.torrents.seed import Figures
 from annex_remote.torrents.settings import read_torrent_settings
 from tests.fakes import WAIT
-from tests.servers import Aria2, LibtorrentPeer, Peer, ToldTracker, Transmission
+from tests.servers import Aria2, LibtorrentPeer, Peer, ToldTracker, Transmission, WebTorrent
 from tests.sessions.session import Repository, Session, wait_for
 from tests.sessions.sharing import downloader, forget_metainfo
 
@@ -188,7 +189,7 @@ def _content(metainfo: Metainfo) -> int:
     return sum(file.size for file in metainfo.files)
 
 
-@pytest.mark.parametrize("program", [Aria2, Transmission])
+@pytest.mark.parametrize("program", [Aria2, Transmission, WebTorrent])
 def test_programs_of_others_fetch_from_it(laptop: Repository, program: type[Peer]) -> None:
     """A tracker tells of both; Transmission connects to nobody on this machine."""
     with program(laptop.session.folder / "peer") as peer, ToldTracker([peer.address]) as tracker:
@@ -316,3 +317,24 @@ def test_the_limit_of_this_once_holds_instead_of_those_that_are_set(laptop: Repo
         once = parse_limit("--upload-limit", limit) if limit is not None else None
         source = open_source({"upload-limit": "6KiB/s"}, git_dir, "vault", upload_limit=once)
         assert source.session._rules.up() == rate
+
+
+def test_peers_get_no_more_than_the_limit(laptop: Repository) -> None:
+    """Two of them together, as the limit is of all that goes out."""
+    torrent = registered(laptop)
+    rate, enough = 200 << 10, 900_000
+    with (
+        seeding(laptop, "--listen 127.0.0.1:0 --upload-limit 200KiB/s") as seeder,
+        LibtorrentPeer(laptop.session.folder / "one") as one,
+        LibtorrentPeer(laptop.session.folder / "other", host="127.0.0.9") as other,
+    ):
+        address = f"127.0.0.1:{seeder.hear('started')['port']}"
+        began = time.monotonic()
+        begun: list[tuple[LibtorrentPeer, str]] = []
+        for peer in (one, other):
+            into = peer.folder / "into"
+            into.mkdir()
+            begun.append((peer, peer.begin(torrent, into, peers=[address])))
+        wait_for(lambda: sum(peer.status(id_)["downloaded"] for peer, id_ in begun) > enough, "most of it", 60)
+        assert time.monotonic() - began > enough / rate / 2
+        seeder.end()
