@@ -236,7 +236,7 @@ def test_a_get_that_is_broken_off(
     kind: Kind, number: signal.Signals, session: Session, shared: Shared, laptop: Repository, peer: LibtorrentPeer
 ) -> None:
     """What was proved is not fetched again; what came in the last second may be, and pieces that are not whole."""
-    size, rate = 4 * SIZE, 2 << 20
+    size, rate = 6 * SIZE, 2 << 20
     film = shared.file("film.bin", size)
     torrent = shared.torrent(film, kind)
     identity = peer.seed(torrent, shared.folder, upload_limit=rate)
