@@ -38,9 +38,9 @@ def peer(session: Session) -> Iterator[LibtorrentPeer]:
         yield peer
 
 
-def add(laptop: Repository, url: str, authority: Certificate | None, *, fails: bool) -> str:
-    """Add a file, with the authority of `authority` trusted, if there is one, as well as the system's own."""
-    env = {"SSL_CERT_FILE": str(authority.authority)} if authority else {}
+def add(laptop: Repository, url: str, certificate: Certificate, *, fails: bool) -> str:
+    """Add a file, with `SSL_CERT_FILE` as OpenSSL knows it, and return what was said of it."""
+    env = {"SSL_CERT_FILE": str(certificate.authority)}
     return laptop.run(f"git annex addurl --raw-except=vault '{url}' --file film", env=env, fails=fails).plain
 
 
