@@ -28,6 +28,7 @@ __all__ = [
     "magnet_params",
     "pieces_there",
     "resume_data_of",
+    "round_trips",
     "settings_pack",
     "start_session",
     "take_in",
@@ -165,6 +166,13 @@ def address_filter(allowed: Allowed) -> Any:
     for first, last in allowed.refused():
         addresses.add_rule(first, last, 1)
     return addresses
+
+
+def round_trips(handle: Any) -> tuple[float, dict[object, float]]:
+    """Return the bytes a second that come, and the round trips, in seconds, to the peers that they come from."""
+    sending = [peer for peer in handle.get_peer_info() if peer.payload_down_speed > 0]
+    trips = {peer.ip: peer.rtt / 1000 for peer in sending if peer.rtt > 0}
+    return float(sum(peer.payload_down_speed for peer in sending)), trips
 
 
 def magnet_params(magnet: Magnet) -> Any:

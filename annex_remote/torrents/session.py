@@ -26,6 +26,7 @@ from annex_remote.torrents.settings import Endpoint, TorrentSettings
 from annex_remote.torrents.torrent import Torrent, Tried
 from annex_remote.torrents.urls import Magnet
 from annex_remote.torrents.work import WorkFolder, sweep
+from annex_remote.torrents.yielding import Yielding
 from annex_remote.workers import workers
 
 __all__ = ["Rate", "Rules", "Session", "Standing"]
@@ -190,6 +191,9 @@ class Session:
         """Peers that were met while a magnet's metadata was fetched, by the torrent's id."""
         self._looked = 0.0
         self._rates: tuple[int, int] = (0, 0)
+        self._yielding = Yielding()
+        self._most = 0
+        """Bytes a second that may come so that others have the line, 0 for no limit."""
         self._utp = rules.background
         self._ended = threading.Event()
 
@@ -653,6 +657,8 @@ class Session:
             lonely |= not status.num_peers and now - seeking.began > LONELY
             self._ask_dht(seeking, now, status.num_peers)
         self._rules.took(down, up)
+        if self._rules.background:
+            self._give_way(now)
         if lonely and not self._utp:
             self._utp = True
             self._session.apply_settings({"enable_outgoing_utp": True})
@@ -724,8 +730,18 @@ class Session:
             joined.is_stuck = joined.unsaved = True
             self._save(joined)
 
+    def _give_way(self, now: float) -> None:
+        rate, trips = 0.0, dict[object, float]()
+        for joined in self._joined.values():
+            if joined.torrent.priorities:
+                came, of_peers = library.round_trips(joined.handle)
+                rate += came
+                trips |= {(joined.torrent.metainfo.id, peer): trip for peer, trip in of_peers.items()}
+        self._most = self._yielding.look(now, rate, trips)
+
     def _keep_rates(self) -> None:
-        rates = (int(self._rules.down() or 0), int(self._rules.up() or 0))
+        down = [int(rate) for rate in (self._rules.down(), self._most) if rate]
+        rates = (min(down, default=0), int(self._rules.up() or 0))
         if rates != self._rates:
             self._rates = rates
             self._session.apply_settings({"download_rate_limit": rates[0], "upload_rate_limit": rates[1]})
@@ -773,6 +789,8 @@ class _Handle:
         self._joined.handle.read_piece(piece)
 
     def add(self, piece: int, data: bytes) -> None:
+        if not self._joined.torrent.is_checked:
+            return  # libtorrent takes it, and forgets it when it has looked at what is there
         self._make_plain([piece])
         self._joined.handle.add_piece(piece, data, 0)
 

@@ -186,6 +186,7 @@ def test_pieces_from_elsewhere_are_given_to_peers(ground: Ground, seeder: Libtor
     shared = ground.share(FILM, "hybrid")
     session = ground.session()
     torrent = session.join(shared.metainfo)
+    until(lambda: torrent.is_checked)
     pieces = range(shared.metainfo.pieces)
     for piece in pieces:
         torrent.offer(piece, shared.files[""][piece * PIECE : (piece + 1) * PIECE])
@@ -902,6 +903,7 @@ def test_whoever_reads_when_it_is_closed_is_told(ground: Ground) -> None:
     session: Session = ground.session()
     shared = ground.share(FILM)
     torrent = session.join(shared.metainfo)
+    until(lambda: torrent.is_checked)
     torrent.offer(0, shared.files[""][:PIECE])
     has_all(session, torrent, [0])
     session.close()
