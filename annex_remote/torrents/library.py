@@ -45,13 +45,6 @@ _WANTED = 4
 MOST_PROVED = 1 << 30
 """Bytes that are looked at before a torrent is gone on with, at most."""
 
-REQUESTS = 8
-"""Blocks of 16 KiB that are asked of a peer at one time in the background.
-
-How a peer that gives yields is up to it. But the longer packets queue, the less a small window lets through: 128
-KiB are 35 Mbit/s where an answer takes 30 ms, and 5 Mbit/s where it takes 200.
-"""
-
 _FOREGROUND = {
     "enable_outgoing_utp": False,
     "mixed_mode_algorithm": 0,  # prefer TCP
@@ -62,8 +55,7 @@ _BACKGROUND = {
     "enable_outgoing_tcp": False,
     "enable_incoming_tcp": False,
     "connections_limit": 20,
-    "max_out_request_queue": REQUESTS,
-    "utp_target_delay": 15,  # milliseconds in the queue, of what is given
+    "utp_target_delay": 15,  # milliseconds in the queue, of what is given; for what comes see `yielding`
     "unchoke_slots_limit": 4,
     "aio_threads": 1,
     "hashing_threads": 1,

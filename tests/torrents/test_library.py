@@ -56,7 +56,6 @@ def test_what_a_session_is_set_to(background: bool) -> None:
         assert tcp == [False, False]
         assert [taken[f"enable_{way}_utp"] for way in ("outgoing", "incoming")] == [True, True]
         assert taken["connections_limit"] == 20
-        assert taken["max_out_request_queue"] == 8
         assert taken["aio_threads"] == taken["hashing_threads"] == 1
     else:
         assert tcp == [True, True]
