@@ -15,10 +15,10 @@ __all__ = ["FLOOR", "Yielding"]
 TARGET = 0.015
 """Seconds by which round trips may be longer than the shortest that was seen."""
 
-FLOOR = 16 << 10
+FLOOR = 32 << 10
 """Bytes a second that are always read: who is to see that the line is free again has to use it a little."""
 
-LESS, MORE, STEP = 0.6, 1.05, 8 << 10
+LESS, MORE, STEP = 0.6, 1.05, 32 << 10
 """What a rate is multiplied by when packets queue, and when they do not; and the bytes a second added then."""
 
 FORGET = 600.0
@@ -35,6 +35,8 @@ class Yielding:
         self._before: dict[object, float] = {}
         """The same of the time before."""
         self._began: float | None = None
+        self._was_late = False
+        """True if they were longer at the last look: once says nothing, as on a busy machine."""
 
     def look(self, now: float, rate: float, trips: Mapping[object, float]) -> int:
         """Return how many bytes a second may be read from now on, 0 for no limit.
@@ -49,10 +51,12 @@ class Yielding:
             late.append(trip - min(recent, self._before.get(peer, recent)))
         if not late:
             return int(self._limit or 0)
-        if min(late) > TARGET:  # of all of them: so it is our own line
+        is_late = min(late) > TARGET  # of all of them: so it is our own line
+        if is_late and self._was_late:
             self._limit = max(FLOOR, LESS * (rate if self._limit is None else min(rate, self._limit)))
-        elif self._limit is not None:
+        elif not is_late and self._limit is not None:
             self._limit = MORE * self._limit + STEP
             if self._limit > 4 * max(rate, 1 << 20):
                 self._limit = None
+        self._was_late = is_late
         return int(self._limit or 0)

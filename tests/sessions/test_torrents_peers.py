@@ -235,6 +235,26 @@ def test_the_local_network_alone_tells_of_peers(
     assert left_over(laptop) == []
 
 
+def test_in_the_background(session: Session, shared: Shared, laptop: Repository) -> None:
+    """By µTP alone; who knows TCP only is out of reach, and that is said."""
+    film = shared.file("film.bin", SIZE)
+    torrent = shared.torrent(film)
+    laptop.run("git config remote.vault.swarm-transport background")
+    with LibtorrentPeer(session.folder / "peer", transport="utp") as peer:
+        peer.seed(torrent, shared.folder)
+        laptop.run(f"git annex addurl --raw-except=vault '{magnet_of(torrent, peers=[peer.address])}'")
+        assert laptop.read("film.bin") == film.read_bytes()
+        laptop.run("git annex drop --force film.bin")
+    laptop.run("git config remote.vault.swarm-torrent-timeout 2")
+    with LibtorrentPeer(session.folder / "other", transport="tcp") as peer:
+        peer.seed(torrent, shared.folder)
+        forget_metainfo(session)
+        add = f"git annex addurl --raw-except=vault '{magnet_of(torrent, peers=[peer.address])}' --file other"
+        said = laptop.run(add, fails=True).plain
+        assert "peers were spoken to by µTP alone" in said
+        assert "transport=foreground takes TCP" in said
+
+
 @pytest.mark.parametrize("kind", ["v1", "v2"])
 def test_fifty_files_are_one_torrent(kind: Kind, session: Session, shared: Shared, laptop: Repository) -> None:
     names = [f"{number:02}.bin" for number in range(50)]
