@@ -18,7 +18,7 @@ TARGET = 0.015
 FLOOR = 32 << 10
 """Bytes a second that are always read: who is to see that the line is free again has to use it a little."""
 
-LESS, MORE, STEP = 0.6, 1.05, 32 << 10
+LESS, MORE, STEP = 0.6, 1.05, 8 << 10
 """What a rate is multiplied by when packets queue, and when they do not; and the bytes a second added then."""
 
 FORGET = 600.0
