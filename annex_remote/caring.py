@@ -146,21 +146,28 @@ class Care:
 
     def look_closer(self, census: Census) -> None:
         """Find out what is behind objects of which too few shares are left: see below. Raises `SwarmError`."""
-        self._name_incomplete(census)
-        lost = [each for each, verdict in census if verdict.state is State.LOST and each in census.names]
-        found = self.torrents_of([census.names[each] for each in lost]) if lost else {}
-        census.torrents = {each: found[census.names[each]] for each in lost if census.names[each] in found}
+        if not census.names:
+            return
+        # Once for both: to judge all of very many objects takes long.
+        incomplete = {each: verdict.state for each, verdict in census if verdict.left < 0}
+        lost = {
+            each: census.names[each]
+            for each, state in incomplete.items()
+            if state in (State.LOST, State.TORRENT) and each in census.names
+        }
+        self._name_incomplete(census, [each for each in incomplete if census.is_nameless(each)])
+        found = self.torrents_of(list(lost.values())) if lost else {}
+        census.torrents = {each: found[key] for each, key in lost.items() if key in found}
 
-    def _name_incomplete(self, census: Census) -> None:
+    def _name_incomplete(self, census: Census, unnamed: Sequence[str]) -> None:
         """Read the names of objects that git-annex does not list, and of which too few shares are left.
 
         These are left over by removals, as a rule; but git-annex does not list the parts of a pushed repository
         either, and of these nothing may be lost unnoticed. Their names are in the ends of their shares; where no
         share tells it, it is not known what is left over. Raises `Cancelled`.
         """
-        if self.capability is None or not self.capability.can_read or not census.names:
+        if self.capability is None or not self.capability.can_read:
             return
-        unnamed = [each for each, verdict in census if verdict.left < 0 and census.is_nameless(each)]
         found = {}
         for object_id, key in self.read_names(census.survey, unnamed):
             if key is not None and is_of_git(key):

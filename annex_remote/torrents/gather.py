@@ -18,7 +18,7 @@ from itertools import islice
 
 from annex_remote.errors import Cancelled, Damaged, NotEnough, SwarmError
 from annex_remote.torrents.metainfo import Metainfo, TorrentFile
-from annex_remote.torrents.torrent import Torrent
+from annex_remote.torrents.torrent import SILENCE, Torrent, some_of
 from annex_remote.torrents.wanting import NEAR, backward, forward
 
 __all__ = ["Gathering", "Part"]
@@ -39,9 +39,6 @@ AHEAD = 32 << 20
 
 AGAIN = 10.0
 """Seconds without a byte, if there were none for long just before, when another key of the torrent was wanted."""
-
-SILENCE = 10.0
-"""Seconds without a byte, after which the user is told what is waited for."""
 
 MOST_NAMED = 3
 """Torrents, and reasons, that one message names."""
@@ -130,7 +127,7 @@ class Gathering:
         self._cancelled = cancelled
         self._changed = changed
         self._clock = clock
-        self._tell = tell
+        self.tell = tell
         self._told = False
         self._parts: list[Part] = []
         self._others: list[Part] = []
@@ -380,12 +377,11 @@ class Gathering:
                 return
             self.gave_up = True
             nor = f" (nor for {self._timeout:g} just before)" if timeout < self._timeout else ""
-            raise NotEnough(
-                f"nothing came from peers for {timeout:g} seconds{nor}; {'; '.join(tried + _first(self.failures))}"
-            )
+            why = "; ".join(tried + some_of(self.failures, MOST_NAMED))
+            raise NotEnough(f"nothing came from peers for {timeout:g} seconds{nor}; {why}")
         if silence > SILENCE and timeout > 2 * SILENCE and not self._told:
             self._told = True
-            self._tell(
+            self.tell(
                 f"nothing has come from peers for {SILENCE:g} seconds, and {timeout:g} are waited for: "
                 f"{'; '.join(self._tried())}"
             )
@@ -395,10 +391,11 @@ class Gathering:
         alike: dict[str, dict[str, None]] = {}
         for part in self._parts:
             alike.setdefault(part.torrent.tried.in_words(), {})[part.metainfo.title] = None
-        return _first(
-            f"torrent{'' if len(titles) == 1 else 's'} {', '.join(_first(titles))}: {words}"
-            for words, titles in alike.items()
-        )
+        words = [
+            f"torrent{'' if len(titles) == 1 else 's'} {', '.join(some_of(list(titles), MOST_NAMED))}: {why}"
+            for why, titles in alike.items()
+        ]
+        return some_of(words, MOST_NAMED)
 
     def _next_has_its_turn(self, why: Sequence[str]) -> bool:
         """Use the next of the other torrents, if there is one, and nothing stands in the file."""
@@ -549,13 +546,6 @@ class Gathering:
     def beyond(self) -> int:
         """Bytes that are there behind those that were asked for last."""
         return self._beyond() if self._parts else 0
-
-
-def _first(words: Iterable[str]) -> list[str]:
-    """Return the first of some, and how many more there are."""
-    all_ = list(words)
-    more = len(all_) - MOST_NAMED
-    return all_ if more <= 0 else [*all_[:MOST_NAMED], f"{more} more"]
 
 
 def _all_read(torrent: Torrent, pieces: Iterable[int]) -> Iterator[bytes]:

@@ -23,7 +23,7 @@ from annex_remote.torrents.known import NOTHING_MORE, Extra, sifted
 from annex_remote.torrents.metainfo import Metainfo, from_info
 from annex_remote.torrents.names import printable
 from annex_remote.torrents.settings import Endpoint, TorrentSettings
-from annex_remote.torrents.torrent import Torrent, Tried
+from annex_remote.torrents.torrent import SILENCE, Torrent, Tried
 from annex_remote.torrents.urls import Magnet
 from annex_remote.torrents.work import WorkFolder, sweep
 from annex_remote.torrents.yielding import Yielding
@@ -46,9 +46,6 @@ LOOK = 0.5
 
 LONELY = 10.0
 """Seconds without any peer after which µTP is tried as well, where TCP is preferred."""
-
-SILENCE = 10.0
-"""Seconds without metadata after which it is told what was tried."""
 
 ASK_DHT = 1.0
 """Seconds without any peer after which the DHT is asked once more, and twice as many each time: libtorrent does so
@@ -642,11 +639,11 @@ class Session:
             torrent.came(status.total_payload_download, status.total_payload_upload)
             # Of a torrent that was added anew, they begin from 0 again.
             down, up = down + max(0, torrent.downloaded - before[0]), up + max(0, torrent.uploaded - before[1])
-            if joined.torrent.priorities:
+            if torrent.priorities:
                 self.wake(joined, is_hurt=bool(torrent.tried.bad) and now - torrent.moved > HURT)
+                if not torrent.metainfo.private:
+                    self._ask_dht(joined, now, status.num_peers)
             lonely |= bool(joined.users) and not status.num_peers and now - joined.torrent.moved > LONELY
-            if joined.torrent.priorities and not torrent.metainfo.private:
-                self._ask_dht(joined, now, status.num_peers)
             if joined.unsaved and not joined.saving and now - joined.saved >= SAVE_EVERY:
                 self._save(joined)
             if not joined.users and self._is_over(joined, now) and not joined.saving:

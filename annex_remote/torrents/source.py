@@ -174,13 +174,12 @@ class TorrentSource:
             page.ended.wait(HEAD_START)
         if page.found is not None:
             return page.found
+        timeout = self.settings.timeout
         try:
             metainfo = self._session.metadata(
                 magnet,
                 Extra(trackers=_in_turn(magnet.trackers), peers=magnet.peers),
-                timeout=min(AGAIN, self.settings.timeout)
-                if self._is_given_up(magnet.id)
-                else self.settings.timeout,
+                timeout=min(AGAIN, timeout) if self._is_given_up(magnet.id) else timeout,
                 cancelled=page.stop,
                 user=f"'{printable(magnet.name)}'" if magnet.name else f"the magnet {magnet.id}",
                 tell=tell,
@@ -249,7 +248,7 @@ class TorrentSource:
         )
         gathering.expect(len(urls))
         for url in urls:
-            workers.start(lambda url=url: self._join(url, gathering, size, cancelled, tell))  # type: ignore[misc]
+            workers.start(lambda url=url: self._join(url, gathering, size, cancelled))  # type: ignore[misc]
         return gathering
 
     def finish(self, gathering: Gathering, *, done: bool) -> None:
@@ -262,16 +261,9 @@ class TorrentSource:
                 with self._lock:
                     self._given_up.pop(part.metainfo.id, None)
 
-    def _join(
-        self,
-        url: TorrentUrl,
-        gathering: Gathering,
-        size: int | None,
-        cancelled: threading.Event,
-        tell: Callable[[str], None] = lambda text: None,
-    ) -> None:
+    def _join(self, url: TorrentUrl, gathering: Gathering, size: int | None, cancelled: threading.Event) -> None:
         try:
-            metainfo = self.metainfo(url, cancelled, tell=tell)
+            metainfo = self.metainfo(url, cancelled, tell=gathering.tell)
             file = metainfo.pick(url.choice)
             if size is not None and file.size != size:
                 raise Damaged(

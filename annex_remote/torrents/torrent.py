@@ -15,10 +15,13 @@ from annex_remote.torrents.metainfo import Metainfo
 from annex_remote.torrents.urls import shown
 from annex_remote.torrents.wanting import NEAR, forward
 
-__all__ = ["Handle", "Torrent", "Tried"]
+__all__ = ["SILENCE", "Handle", "Torrent", "Tried", "some_of"]
 
 MOST_SHOWN = 8
 """Trackers, and web seeds, that a message names."""
+
+SILENCE = 10.0
+"""Seconds without anything from peers after which the user is told what is waited for."""
 
 LEAST = 16 << 10
 """Bytes that peers have to bring to be taken for alive: a block. One that trickles is as good as none."""
@@ -72,8 +75,9 @@ class Tried:
             parts.append(f"none of {_peers(self.known)} could be connected to")
         else:
             parts.append("no peers were found")
-        parts += _some([f"tracker {shown(url)}: {said}" for url, said in self.trackers.items()], "trackers")
-        parts += _some([f"web seed {shown(url)}: {said}" for url, said in self.web_seeds.items()], "web seeds")
+        trackers = [f"tracker {shown(url)}: {said}" for url, said in self.trackers.items()]
+        seeds = [f"web seed {shown(url)}: {said}" for url, said in self.web_seeds.items()]
+        parts += some_of(trackers, MOST_SHOWN, "more trackers") + some_of(seeds, MOST_SHOWN, "more web seeds")
         if self.bad:
             parts.append(f"pieces that came damaged: {self.bad}")
         if self.refused:
@@ -90,10 +94,10 @@ def _peers(count: int) -> str:
     return "1 peer" if count == 1 else f"{count} peers"
 
 
-def _some(words: list[str], what: str) -> list[str]:
-    """Return the first of `words`, and how many more there are."""
-    more = len(words) - MOST_SHOWN
-    return words if more <= 0 else [*words[:MOST_SHOWN], f"{more} more {what}"]
+def some_of(words: list[str], most: int, rest: str = "more") -> list[str]:
+    """Return the first of `words`, and how many others there are."""
+    others = len(words) - most
+    return words if others <= 0 else [*words[:most], f"{others} {rest}"]
 
 
 class Torrent:

@@ -232,6 +232,8 @@ def test_what_only_a_torrent_has_is_not_lost(
     tidings, census = found(care)
     assert tidings.exit_status == status
     assert tidings.states == {State.HEALTHY: len(KEYS) - 1, State.TORRENT: 1}
+    in_thread(lambda: care.look_closer(census))  # once more, as after --verify
+    assert census.verdict(IDS[0]).state is State.TORRENT
     said = told(capsys, tidings, census)
     assert "no share is stored; torrent big.iso (ab12)" in said
     assert f"{len(KEYS) - 1} healthy, 1 only in torrents" in said

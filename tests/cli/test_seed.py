@@ -338,3 +338,24 @@ def test_peers_get_no_more_than_the_limit(laptop: Repository) -> None:
         wait_for(lambda: sum(peer.status(id_)["downloaded"] for peer, id_ in begun) > enough, "most of it", 60)
         assert time.monotonic() - began > enough / rate / 2
         seeder.end()
+
+
+@pytest.mark.parametrize("transport", ["auto", "background"])
+def test_peers_that_know_tcp_only_are_served_unless_it_is_in_the_background(
+    laptop: Repository,
+    transport: str,
+) -> None:
+    torrent = registered(laptop, "--v1")
+    laptop.run(f"git config remote.vault.swarm-transport {transport}")
+    into = laptop.session.folder / "into"
+    into.mkdir()
+    with (
+        seeding(laptop) as seeder,
+        LibtorrentPeer(laptop.session.folder / "peer", transport="tcp" if transport == "auto" else "utp") as peer,
+    ):
+        started = seeder.hear("started")
+        peer.wait(peer.begin(torrent, into, peers=[f"127.0.0.1:{started['port']}"]))
+        assert fetched(into) == contents(laptop)
+        seeder.end()
+        assert seeder.process.stderr is not None
+        assert ("only peers that know µTP" in seeder.process.stderr.read()) is (transport == "background")

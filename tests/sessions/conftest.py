@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers import LibtorrentPeer
 from tests.sessions.session import Repository, Session
+from tests.sessions.sharing import Shared
 
 LONG = "test_testremote.py"
 """Here are the longest tests by far, and the longest of them come first."""
@@ -43,3 +45,15 @@ def laptop(session: Session) -> Repository:
     laptop = session.repository("laptop")
     laptop.initremote()
     return laptop
+
+
+@pytest.fixture
+def shared(session: Session) -> Shared:
+    """Content that torrents are made of."""
+    return Shared.made(session)
+
+
+@pytest.fixture
+def peer(session: Session) -> Iterator[LibtorrentPeer]:
+    with LibtorrentPeer(session.folder / "peer", transport="tcp") as peer:
+        yield peer

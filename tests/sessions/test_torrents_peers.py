@@ -35,11 +35,6 @@ PEERS = (Aria2, Transmission, WebTorrent, LibtorrentPeer)
 
 
 @pytest.fixture
-def shared(session: Session) -> Shared:
-    return Shared.made(session)
-
-
-@pytest.fixture
 def laptop(session: Session) -> Repository:
     return downloader(session)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
@@ -15,19 +14,8 @@ MIB = 1 << 20
 
 
 @pytest.fixture
-def shared(session: Session) -> Shared:
-    return Shared.made(session)
-
-
-@pytest.fixture
 def laptop(session: Session) -> Repository:
     return downloader(session)
-
-
-@pytest.fixture
-def peer(session: Session) -> Iterator[LibtorrentPeer]:
-    with LibtorrentPeer(session.folder / "peer", transport="tcp") as peer:
-        yield peer
 
 
 def test_a_get_uses_shares_and_peers_at_once(shared: Shared, laptop: Repository, peer: LibtorrentPeer) -> None:

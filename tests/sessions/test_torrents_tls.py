@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from urllib.parse import quote
 
 import pytest
@@ -16,11 +15,6 @@ SIZE = 1 << 20
 
 
 @pytest.fixture
-def shared(session: Session) -> Shared:
-    return Shared.made(session)
-
-
-@pytest.fixture
 def laptop(session: Session) -> Repository:
     laptop = downloader(session)
     laptop.run("git config remote.vault.swarm-torrent-timeout 2")
@@ -30,12 +24,6 @@ def laptop(session: Session) -> Repository:
 @pytest.fixture
 def certificates(session: Session) -> Certificates:
     return make_certificates(session.folder / "certificates")
-
-
-@pytest.fixture
-def peer(session: Session) -> Iterator[LibtorrentPeer]:
-    with LibtorrentPeer(session.folder / "peer", transport="tcp") as peer:
-        yield peer
 
 
 def add(laptop: Repository, url: str, certificate: Certificate, *, fails: bool) -> str:

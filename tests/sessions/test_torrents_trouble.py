@@ -32,19 +32,8 @@ MORE_THAN_AT_ONCE = 17 << 20
 
 
 @pytest.fixture
-def shared(session: Session) -> Shared:
-    return Shared.made(session)
-
-
-@pytest.fixture
 def laptop(session: Session) -> Repository:
     return downloader(session)
-
-
-@pytest.fixture
-def peer(session: Session) -> Iterator[LibtorrentPeer]:
-    with LibtorrentPeer(session.folder / "peer", transport="tcp") as peer:
-        yield peer
 
 
 @pytest.fixture

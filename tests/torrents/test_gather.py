@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from annex_remote.errors import Cancelled, NotEnough, Unavailable
 from annex_remote.torrents import gather
-from annex_remote.torrents.gather import AGAIN, SILENCE, Part
+from annex_remote.torrents.gather import AGAIN, Part
 from annex_remote.torrents.metainfo import from_info
+from annex_remote.torrents.torrent import SILENCE
 from annex_remote.torrents.urls import Magnet
 from tests.fakes import Run, in_thread, wait_for
 from tests.torrents.documents import BLOCK, info_of
